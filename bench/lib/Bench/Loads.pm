@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+package Bench::Loads;
+
+# The four loads of DESIGN section 10, and one measurement: a fresh server, warmed up, one load, ended again.
+
+use strict;
+use warnings;
+use utf8;
+use Exporter 'import';
+use HTTP::Tiny ();
+use POSIX qw(ceil);
+use Bench::Proc qw(start stop run_json open_json family pss free_port ready slurp);
+use Bench::Servers qw(command paths);
+
+our @EXPORT_OK = qw(plans measure put_idle_script);
+
+use constant WARM => 'tokens=20&size=32&burst=1&stamp=1';
+
+sub steady_plan {
+    my ($env, $label, $streams, $rate, $seconds, %more) = @_;
+    my $ramp = $streams / 1500 > 1 ? $streams / 1500 : 1;
+    my $settle = 0.5;
+    # A second to spare: streams must not end inside the measured window because opening them took longer than planned.
+    my $tokens = ceil($rate * ($ramp + $settle + $seconds + 1));
+    return {
+        kind => 'steady', label => $label, streams => $streams, rate => $rate, tokens => $tokens,
+        query => "tokens=$tokens&size=32&rate=$rate&stamp=1", total => $streams,
+        args => ['--streams', $streams, '--ramp', $ramp, '--settle', $settle, '--seconds', $seconds,
+            '--rate-of-upstream', $rate, '--expect', $tokens],
+        timeout => 90 + $ramp + 2 * ($tokens / $rate), %more,
+    };
+}
+
+sub burst_plan {
+    my ($env, $connections, @args) = @_;
+    my ($clients, $count) = $env->{tiny} ? (20, 10) : (100, 50);
+    return {
+        kind => 'burst', label => "$clients clients × $count streams of 20 events, $connections", streams => $clients, tokens => 20,
+        query => WARM, total => $clients * $count, size => @args ? 'new' : 'kept',
+        args => ['--clients', $clients, '--count', $count, '--ramp', 0, '--settle', 0.5, '--expect', 20, @args],
+        timeout => 120,
+    };
+}
+
+# A token every ten seconds, for longer than the measurement takes; it is taken when every stream has had two.
+sub put_idle_script {
+    my ($port) = @_;
+    my $r = HTTP::Tiny->new(timeout => 5)->put("http://127.0.0.1:$port/_script/idle", { content =>
+        "token the first token of this answer\nrepeat 90\nsleep 10000\ntoken one more token of this answer\nend\ndone\n" });
+    die "the simulator refused the script: $r->{content}\n" if !$r->{success};
+}
+
+sub idle_plan {
+    my ($env) = @_;
+    my $streams = $env->{tiny} ? 300 : 6000;
+    return {
+        kind => 'idle', label => "$streams idle streams", streams => $streams, query => 'script=idle',
+        total => $streams, timeout => 120,
+        args => ['--idle', $streams, '--ramp', $streams / 1500, '--settle', $env->{tiny} ? 1 : 10],
+    };
+}
+
+sub growth_plans {
+    my ($env) = @_;
+    my @sizes = $env->{tiny} ? (20, 100) : (100, 1000, 6000);
+    my $seconds = $env->{growth_seconds};
+    my @plans = map { steady_plan($env, "$_ streams × 2 events/s", $_, 2, $seconds, size => $_) } @sizes;
+    my $big = $env->{tiny} ? 200 : 10_000;
+    push @plans, steady_plan($env, "$big streams × 2 events/s, 4 children", $big, 2, $seconds, size => $big,
+        children => 4, only => 'chatstream');
+    return @plans;
+}
+
+# load name => its plans
+sub plans {
+    my ($env) = @_;
+    my ($streams, $rate) = $env->{tiny} ? (50, 20) : (500, 50);
+    my %plans = (
+        load1 => [steady_plan($env, "$streams streams × $rate events/s", $streams, $rate, $env->{seconds})],
+        load2 => [burst_plan($env, 'each on a new connection', '--fresh'),
+            burst_plan($env, 'connections kept where the server keeps them')],
+        load3 => [idle_plan($env)],
+        load4 => [growth_plans($env)],
+    );
+    for my $plan (map { @$_ } values %plans) {
+        $plan->{warm}  = WARM;
+        $plan->{slots} = int($plan->{total} * 1.25) + 1000;
+        # What ended stays readable for a while: room for everything that runs and ran.
+        $plan->{arena} = ceil($plan->{total} * (16384 + 200 * ($plan->{tokens} // 20)) / 1_048_576) + 64 . 'm';
+    }
+    return \%plans;
+}
+
+sub tail {
+    my ($file) = @_;
+    my @lines = split /\n/, slurp($file) // '';
+    return join '', map { "    $_\n" } @lines > 8 ? @lines[-8 .. -1] : @lines;
+}
+
+# Starts the server and sends it enough short streams that pools, keep-alive connections and lazy memory are there.
+sub start_warm {
+    my ($env, $name, $dir, $plan) = @_;
+    my $port = free_port();
+    my ($path, $warm) = paths($name, $plan);
+    my @to = ($env->{load}, '--to', "127.0.0.1:$port", '--path', $warm);
+    my $pid = start($name, "$dir/out.log", command($env, $name, $dir, $port, $env->{sim_port}, $plan));
+    my $up = ready($pid, 20, sub {
+        my $r = run_json("$dir/load.log", 10, @to, '--clients', 1, '--count', 1, '--settle', 0, '--ramp', 0,
+            '--timeout', 5);
+        return $r->{completed};
+    });
+    die "$name does not serve:\n" . tail("$dir/error.log") . tail("$dir/out.log") if !$up;
+    my $r = run_json("$dir/load.log", 40, @to, '--clients', 16, '--count', 16, '--expect', 20, '--ramp', 0.1,
+        '--settle', 0.3, '--timeout', 30);
+    die "$name failed in the warm-up: $r->{first_failure}\n" if $r->{completed} != 256;
+    return ($pid, $port, $path);
+}
+
+sub figures {
+    my ($plan, $r) = @_;
+    my ($cpu, $seconds) = ($r->{cpu_ns}, $r->{seconds});
+    my %f = (
+        failed => $r->{failed} + $r->{unfinished}, first_failure => $r->{first_failure},
+        p50 => $r->{delay_us}{p50}, p99 => $r->{delay_us}{p99}, raw => $r,
+    );
+    # The machine's own figure comes in ticks of 10 ms: of no use for a short window.
+    $f{others} = ($cpu->{machine} - $cpu->{server} - $cpu->{upstream} - $cpu->{client}) / $seconds / 1e9 if $seconds > 1;
+    $f{cores} = $cpu->{server} / 1e9 / $seconds if $seconds;
+    if ($plan->{kind} eq 'steady' && $r->{tokens}) {
+        $f{us_event} = $cpu->{server} / 1000 / $r->{tokens};
+        $f{held}     = 100 * $r->{rate_held};
+        $f{events}   = $r->{events} / $r->{tokens};
+    }
+    if ($plan->{kind} eq 'burst' && $r->{completed}) {
+        $f{us_stream} = $cpu->{server} / 1000 / $r->{completed};
+        $f{per_s}     = $r->{completed} / $seconds;
+    }
+    return \%f;
+}
+
+sub measure_idle {
+    my ($plan, $log, $pids, @cmd) = @_;
+    my $before = pss(@$pids);
+    my $client = open_json($log, $plan->{timeout} + 60, @cmd);
+    my $hold = $client->next;
+    my $after = pss(@$pids);
+    my $open = $hold->{open_now};
+    close $client->{in};
+    my $end = $client->next;
+    $client->finish;
+    # Here a stream that is not open at the first look is one that failed.
+    my $f = figures($plan, { %$end, unfinished => $plan->{streams} - $open - $hold->{failed} });
+    $f->{open} = $open;
+    $f->{base_mib} = $before->{pss} / 1024;
+    $f->{kib_stream}   = ($after->{pss} - $before->{pss}) / $open     if $open;
+    $f->{shmem_stream} = ($after->{shmem} - $before->{shmem}) / $open if $open;
+    return $f;
+}
+
+sub measure_once {
+    my ($env, $name, $plan) = @_;
+    my $dir = "$env->{tmp}/" . ++$env->{serial} . "-$name";
+    mkdir $dir or die "$dir: $!\n";
+    chmod 0755, $dir;
+    my ($pid, $port, $path) = start_warm($env, $name, $dir, $plan);
+    my @pids = family($pid);
+    my @cmd = ($env->{load}, '--to', "127.0.0.1:$port", '--path', $path, @{ $plan->{args} }, '--sources', 16,
+        '--timeout', $plan->{timeout}, '--cpu-of', join(',', @pids), '--upstream-cpu-of', $env->{sim_pid});
+    push @cmd, '--end-marker', $name eq 'chatstream' ? '"type":"complete"' : '"type":"done"'
+        if $plan->{kind} ne 'idle';
+    my $f = $plan->{kind} eq 'idle' ? measure_idle($plan, "$dir/load.log", \@pids, @cmd)
+        : figures($plan, run_json("$dir/load.log", $plan->{timeout} + 60, @cmd));
+    my @now = family($pid);
+    $f->{processes_changed} = "@pids" eq "@now" ? 0 : 1;
+    $f->{clean_stop} = stop($pid) ? 1 : 0;
+    $f->{error_log} = tail("$dir/error.log") if $f->{failed};
+    return $f;
+}
+
+# A burst is over in a fraction of a second and varies accordingly: of three the middle one, with the failures of all.
+sub measure {
+    my ($env, $name, $plan) = @_;
+    return measure_once($env, $name, $plan) if $plan->{kind} ne 'burst';
+    my @three = sort { ($a->{us_stream} // 1e9) <=> ($b->{us_stream} // 1e9) }
+        map { measure_once($env, $name, $plan) } 1 .. 3;
+    my ($bad) = grep { $_->{failed} } @three;
+    my $failed = 0;
+    $failed += $_->{failed} for @three;
+    my $f = $three[1];
+    @$f{qw(failed first_failure error_log)} = ($failed, $bad->{first_failure}, $bad->{error_log}) if $bad;
+    return $f;
+}
+
+1;

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+package Bench::Servers;
+
+# How each server under test is configured. One worker process each (chatstream: as many as a load asks for), access
+# log on for nginx and both httpd variants in the same format, requests never limited by the configuration.
+#
+# A plan holds what a configuration depends on: streams (at once), children, query (of the upstream's /sse),
+# warm (query of the short warm-up answers).
+
+use strict;
+use warnings;
+use utf8;
+use Exporter 'import';
+use POSIX qw(ceil);
+
+our @EXPORT_OK = qw(servers missing command paths);
+
+our %title = (
+    relay      => 'bare epoll relay (floor)',
+    nginx      => 'nginx, `proxy_buffering off`',
+    proxy      => 'httpd mod_proxy_http, `flushpackets=on`',
+    chatstream => 'httpd mod_chatstream',
+    node       => 'Node, hand-written relay',
+);
+
+sub servers { return qw(relay nginx proxy chatstream node) }
+
+sub find_program {
+    my (@names) = @_;
+    for my $name (@names) {
+        return $name if $name =~ m{/} && -x $name;
+        for my $dir (split(/:/, $ENV{PATH} // ''), '/usr/sbin', '/sbin') {
+            return "$dir/$name" if -x "$dir/$name";
+        }
+    }
+    return;
+}
+
+sub module_dir {
+    my ($env) = @_;
+    for my $dir ($env->{modules} // (), '/usr/lib/apache2/modules', '/usr/lib64/httpd/modules',
+        '/usr/libexec/apache2') {
+        return $dir if -e "$dir/mod_mpm_event.so";
+    }
+    return;
+}
+
+# Why a server cannot be measured here; undef when it can.
+sub missing {
+    my ($env, $name) = @_;
+    return $env->{relay} ? undef : 'bench/chatstream-relay is not built' if $name eq 'relay';
+    return find_program('nginx') ? undef : 'nginx is not installed'      if $name eq 'nginx';
+    return find_program('node')  ? undef : 'node is not installed'       if $name eq 'node';
+    return 'httpd is not installed' if !find_program('apache2', 'httpd') || !module_dir($env);
+    return "$env->{module} is not built" if $name eq 'chatstream' && !-e $env->{module};
+    return;
+}
+
+# What the client asks: everybody passes the upstream's own path on, mod_chatstream has its own.
+sub paths {
+    my ($name, $plan) = @_;
+    return ('/stream?message=hi', '/warm?message=hi') if $name eq 'chatstream';
+    return ("/sse?$plan->{query}", "/sse?$plan->{warm}");
+}
+
+sub write_file {
+    my ($path, $text) = @_;
+    open my $fh, '>', $path or die "$path: $!\n";
+    print {$fh} $text;
+    close $fh or die "$path: $!\n";
+    return $path;
+}
+
+sub nginx_conf {
+    my ($dir, $port, $upstream) = @_;
+    my $user = $> == 0 ? 'user www-data;' : '';
+    return <<"END";
+$user
+worker_processes 1;
+worker_rlimit_nofile 20000;
+daemon off;
+pid $dir/nginx.pid;
+error_log $dir/error.log warn;
+events { worker_connections 19900; }
+http {
+    log_format common '\$remote_addr - \$remote_user [\$time_local] "\$request" \$status \$body_bytes_sent';
+    access_log $dir/access.log common;
+    client_body_temp_path $dir/nginx-body;
+    proxy_temp_path $dir/nginx-proxy;
+    fastcgi_temp_path $dir/nginx-fastcgi;
+    uwsgi_temp_path $dir/nginx-uwsgi;
+    scgi_temp_path $dir/nginx-scgi;
+    keepalive_requests 1000000;
+    upstream simulator {
+        server 127.0.0.1:$upstream;
+        keepalive 512;
+        keepalive_requests 1000000;
+    }
+    server {
+        listen 127.0.0.1:$port backlog=4096;
+        location / {
+            proxy_pass http://simulator;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_buffering off;
+            proxy_read_timeout 900s;
+        }
+    }
+}
+END
+}
+
+# Distributions differ in what is built into httpd: what has no file is taken to be inside.
+sub load_modules {
+    my ($env, @names) = @_;
+    my $dir = module_dir($env);
+    return join '', map { "LoadModule ${_}_module $dir/mod_$_.so\n" } grep { -e "$dir/mod_$_.so" } @names;
+}
+
+sub httpd_common {
+    my ($env, $dir, $port, $threads, $children, $factor) = @_;
+    my $load = load_modules($env, qw(mpm_event authz_core log_config unixd));
+    my $user = $> == 0 ? "User www-data\nGroup www-data" : '';
+    my $all = $threads * $children;
+    return <<"END";
+ServerRoot $dir
+ServerName bench.local
+DefaultRuntimeDir $dir/run
+PidFile $dir/httpd.pid
+Listen 127.0.0.1:$port
+ListenBacklog 4096
+$load$user
+ServerLimit $children
+StartServers $children
+ThreadLimit $threads
+ThreadsPerChild $threads
+MaxRequestWorkers $all
+MinSpareThreads 1
+MaxSpareThreads $all
+MaxConnectionsPerChild 0
+AsyncRequestWorkerFactor $factor
+ThreadStackSize 262144
+KeepAlive On
+MaxKeepAliveRequests 0
+KeepAliveTimeout 60
+Timeout 900
+GracefulShutdownTimeout 2
+ErrorLog $dir/error.log
+LogLevel warn
+LogFormat "%h %l %u %t \\"%r\\" %>s %b" common
+CustomLog $dir/access.log common
+<Location />
+    Require all granted
+</Location>
+END
+}
+
+# mod_proxy_http keeps a thread per stream, so it needs as many as there are streams.
+sub proxy_conf {
+    my ($env, $dir, $port, $upstream, $plan) = @_;
+    my $load = load_modules($env, qw(proxy proxy_http));
+    return httpd_common($env, $dir, $port, $plan->{streams} + 64, 1, 4) . <<"END";
+$load
+ProxyTimeout 900
+ProxyPass "/" "http://127.0.0.1:$upstream/" flushpackets=on
+END
+}
+
+sub record_conf {
+    my ($env, $dir) = @_;
+    return '' if !$env->{record};
+    my $load = load_modules($env, 'dbd');
+    return <<"END";
+$load
+DBDriver sqlite3
+DBDParams "$dir/run/bench.db"
+ChatStreamRecord sessions
+END
+}
+
+sub chatstream_conf {
+    my ($env, $dir, $port, $upstream, $plan) = @_;
+    my $children = $plan->{children} // 1;
+    my $factor = ceil($plan->{streams} * 2 / 64) + 4;
+    my $load = load_modules($env, 'watchdog');
+    return httpd_common($env, $dir, $port, 64, $children, $factor) . <<"END" . record_conf($env, $dir);
+$load
+LoadModule chatstream_module $env->{module}
+ChatStreamMaxStreams $plan->{slots}
+ChatStreamArena $plan->{arena}
+ChatStreamEnabled On
+ChatStreamMaxPerUser 0
+ChatStreamTimeout 900 headers=60 first-token=900 idle=900
+<Location /stream>
+    SetHandler chatstream
+    ChatStreamUpstream http://127.0.0.1:$upstream/sse?$plan->{query} dialect=sse
+</Location>
+<Location /warm>
+    SetHandler chatstream
+    ChatStreamUpstream http://127.0.0.1:$upstream/sse?$plan->{warm} dialect=sse
+</Location>
+END
+}
+
+# Writes what the server needs into dir; returns its command line.
+sub command {
+    my ($env, $name, $dir, $port, $upstream, $plan) = @_;
+    if ($name eq 'relay') {
+        return ($env->{relay}, '--listen', "127.0.0.1:$port", '--upstream', "127.0.0.1:$upstream");
+    }
+    if ($name eq 'node') {
+        return (find_program('node'), "$env->{bench}/node-relay.mjs", $port, $upstream);
+    }
+    if ($name eq 'nginx') {
+        my $conf = write_file("$dir/nginx.conf", nginx_conf($dir, $port, $upstream));
+        return (find_program('nginx'), '-p', $dir, '-c', $conf, '-e', "$dir/error.log");
+    }
+    mkdir "$dir/run";
+    if ($> == 0) {
+        my ($uid, $gid) = (getpwnam 'www-data')[2, 3];
+        chown $uid, $gid, "$dir/run" if defined $uid;
+    }
+    my $text = $name eq 'proxy' ? proxy_conf($env, $dir, $port, $upstream, $plan)
+        : chatstream_conf($env, $dir, $port, $upstream, $plan);
+    my $conf = write_file("$dir/httpd.conf", $text);
+    return (find_program('apache2', 'httpd'), '-f', $conf, '-DFOREGROUND');
+}
+
+1;

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * config: what the directives said. Read at start-up, constant afterwards; lives as long as the configuration's pool.
+ */
+#ifndef CHATSTREAM_CONFIG_H
+#define CHATSTREAM_CONFIG_H
+
+#include <apr_tables.h>
+#include <httpd.h>
+#include <http_config.h>
+
+#include "chatstream/event.h"
+#include "chatstream/upstream.h"
+
+typedef enum { CS_LEAVE_UNSET = 0, CS_LEAVE_ABORT, CS_LEAVE_DETACH } cs_leave_e;
+
+#define CS_UNSET (-1)
+
+/* Times are microseconds, sizes bytes; CS_UNSET until merged with the defaults. */
+typedef struct cs_dir_config_t {
+    int enabled;
+    apr_array_header_t *upstreams; /* of cs_upstream_t, those that are no backups first; NULL: none */
+    apr_array_header_t *headers;   /* of const char *, "Name: value", with a NULL behind the last */
+    cs_template_t *template;
+    const char *model;
+    const cs_format_t *format;
+    apr_time_t timeout_total;
+    apr_time_t timeout_headers;
+    apr_time_t timeout_first_token;
+    apr_time_t timeout_idle;
+    apr_time_t heartbeat;
+    apr_time_t commit_after;
+    apr_int64_t replay_bytes;
+    apr_time_t replay_keep;
+    cs_leave_e on_disconnect;
+    apr_time_t grace;
+    apr_int64_t max_message;
+    apr_int64_t max_event;
+    apr_int64_t max_answer;
+    const char *profile;
+    const char *location; /* the path this configuration belongs to; NULL: server level */
+} cs_dir_config_t;
+
+/* Of the main server; the others have none of their own. */
+typedef struct cs_server_config_t {
+    apr_int64_t max_streams;
+    apr_int64_t arena_bytes;
+} cs_server_config_t;
+
+extern module AP_MODULE_DECLARE_DATA chatstream_module;
+extern const command_rec cs_config_directives[];
+
+void *cs_config_create_dir(apr_pool_t *pool, char *path);
+void *cs_config_merge_dir(apr_pool_t *pool, void *base, void *add);
+void *cs_config_create_server(apr_pool_t *pool, server_rec *server);
+void *cs_config_merge_server(apr_pool_t *pool, void *base, void *add);
+
+static inline cs_dir_config_t *cs_config_dir(ap_conf_vector_t *vector)
+{
+    return ap_get_module_config(vector, &chatstream_module);
+}
+
+/* The merged configuration of a request, defaults filled in. */
+const cs_dir_config_t *cs_config_of(const request_rec *r);
+/* Defaults filled in. */
+void cs_config_server_values(const server_rec *main_server, apr_int64_t *max_streams, apr_int64_t *arena_bytes);
+/*
+ * After the whole configuration was read: what only then can be checked. Logs each mistake; HTTP_INTERNAL_SERVER_ERROR stops the
+ * start.
+ */
+int cs_config_check(apr_pool_t *temporary, server_rec *main_server, uint32_t max_children);
+
+#endif

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of this room share. */
+#ifndef CS_SINK_SINK_H
+#define CS_SINK_SINK_H
+
+#include "delivery.h"
+
+/* How the output filter makes events leave. */
+typedef enum {
+    CS_PUSH_FLUSH, /* a FLUSH bucket: blocks until the client has taken it; request threads only */
+    CS_PUSH_MARK   /* a metadata bucket of our own, which filters pass on at once; the loop then sends without blocking */
+} cs_push_e;
+
+/* filter.c */
+void cs_filter_register(void);
+void cs_filter_add(request_rec *r, cs_push_e push);
+/* The filters of this request are known not to block or to hold data back. */
+int cs_filter_chain_is_plain(const request_rec *r);
+/* Passes `out` on and empties it. APR_ECONNABORTED and the like when the client is gone. */
+apr_status_t cs_filter_send(request_rec *r, apr_bucket_brigade *bb, cs_buf_t *out);
+
+/* suspended.c */
+int cs_suspended_possible(const request_rec *r);
+int cs_suspended_serve(request_rec *r, const cs_sink_spec_t *spec);
+void cs_suspended_register(void);
+void cs_suspended_close_all(void);
+
+/* blocking.c */
+int cs_blocking_serve(request_rec *r, const cs_sink_spec_t *spec);
+
+/* serve.c */
+cs_log_hub_t *cs_sink_hub(void);
+cs_loop_t *cs_sink_loop(void);
+void cs_sink_counted(int by);
+
+#endif

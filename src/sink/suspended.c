@@ -1,0 +1,382 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The suspended sink: a connection without a thread. The handler returns SUSPENDED, the MPM runs the suspend_connection hook, and
+ * from that hook on the connection is the loop thread's.
+ *
+ *   STREAMING --done--> FLUSHING --all sent, SHUT_WR--> LINGERING --client's FIN, or 2 s--> gone
+ *       \__________________\___ client gone ______________/
+ *
+ * The MPM writes two words of its own right after the hook, so the connection's pool lives on for a moment in any case
+ * (SETTLE). Nothing here may block: no FLUSH bucket, no read.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include <apr_portable.h>
+#include <apr_strings.h>
+#include <ap_mpm.h>
+#include <http_config.h>
+#include <http_connection.h>
+#include <http_core.h>
+#include <http_log.h>
+#include <http_request.h>
+#include <mpm_common.h>
+
+#include "sink.h"
+
+APLOG_USE_MODULE(chatstream);
+
+extern module AP_MODULE_DECLARE_DATA chatstream_module;
+
+#define SETTLE apr_time_from_msec(50)
+#define LINGER apr_time_from_sec(2)
+
+typedef enum { STREAMING, FLUSHING, LINGERING, GONE } phase_e;
+
+typedef struct suspended_t {
+    cs_task_t task;
+    struct suspended_t *next, **prev;
+    conn_rec *c;
+    request_rec *r; /* NULL: its EOR bucket was passed on */
+    ap_filter_t *last_filter;
+    apr_bucket_brigade *bb;
+    cs_delivery_t delivery;
+    cs_log_watch_t watch;
+    cs_fd_watch_t fd_watch;
+    cs_timer_t timer;
+    phase_e phase;
+    apr_time_t handed_over; /* mono */
+    apr_time_t moved;       /* when the client last took bytes it had refused */
+    apr_time_t stall;       /* how long it may refuse once the stream has ended */
+    int holds_cursor;
+    void (*ready)(void *baton);
+    void *baton;
+} suspended_t;
+
+static suspended_t *all; /* loop: */
+
+static apr_time_t now(void) { return cs_loop_now(cs_sink_loop()); }
+
+/* ---- leaving ----------------------------------------------------------------------------------------------------- */
+
+static void destroy(void *baton)
+{
+    suspended_t *sink = baton;
+    apr_time_t settled = sink->handed_over + SETTLE;
+
+    if (now() < settled || sink->c->sbh) {
+        sink->timer.fire = destroy;
+        cs_loop_timer_set(cs_sink_loop(), &sink->timer, now() < settled ? settled : now() + SETTLE);
+        return;
+    }
+    cs_loop_forget_fd(cs_sink_loop(), &sink->fd_watch);
+    *sink->prev = sink->next;
+    if (sink->next) {
+        sink->next->prev = sink->prev;
+    }
+    sink->c->cs->state = CONN_STATE_SUSPENDED; /* what the MPM's own cleanup counts by */
+    apr_pool_destroy(sink->c->pool);
+    free(sink);
+    cs_sink_counted(-1);
+}
+
+/* No more events for this connection; its cursor is given back. */
+static void detach(suspended_t *sink)
+{
+    cs_loop_timer_clear(cs_sink_loop(), &sink->timer);
+    cs_log_hub_remove(cs_sink_hub(), &sink->watch);
+    if (sink->holds_cursor) {
+        uint32_t slot = sink->delivery.cursor.slot;
+
+        sink->holds_cursor = 0;
+        cs_delivery_close(&sink->delivery);
+        cs_log_hub_mark(cs_sink_hub(), slot);
+    }
+}
+
+/* Writes the access log and frees the request. */
+static void end_request(suspended_t *sink)
+{
+    if (sink->r) {
+        request_rec *r = sink->r;
+
+        sink->r = NULL;
+        ap_process_request_after_handler(r);
+        sink->c->cs->state = CONN_STATE_SUSPENDED;
+    }
+}
+
+static void vanish(suspended_t *sink)
+{
+    detach(sink);
+    sink->phase = GONE;
+    sink->c->aborted = 1;
+    end_request(sink);
+    destroy(sink);
+}
+
+static void linger(suspended_t *sink)
+{
+    sink->phase = LINGERING;
+    sink->timer.fire = destroy;
+    cs_loop_timer_set(cs_sink_loop(), &sink->timer, now() + LINGER);
+    shutdown(sink->fd_watch.fd, SHUT_WR);
+}
+
+/* ---- sending ----------------------------------------------------------------------------------------------------- */
+
+/* Sends what the core filter holds, without blocking. */
+static int send_pending(suspended_t *sink)
+{
+    sink->last_filter->frec->filter_func.out_func(sink->last_filter, NULL);
+    return !sink->c->aborted;
+}
+
+/* A TLS client can tell a cut from an end only by this; an alert always fits where everything else has gone out. */
+static void say_goodbye(suspended_t *sink)
+{
+    apr_bucket_brigade *bb = apr_brigade_create(sink->c->pool, sink->c->bucket_alloc);
+
+    APR_BRIGADE_INSERT_TAIL(bb, ap_bucket_eoc_create(sink->c->bucket_alloc));
+    ap_pass_brigade(sink->c->output_filters, bb);
+    apr_brigade_cleanup(bb);
+    send_pending(sink);
+}
+
+static void flush(suspended_t *sink)
+{
+    if (!send_pending(sink)) {
+        vanish(sink);
+    }
+    else if (!sink->c->data_in_output_filters) {
+        say_goodbye(sink);
+        linger(sink);
+    }
+    else {
+        sink->moved = now();
+        cs_loop_timer_set(cs_sink_loop(), &sink->timer, now() + sink->stall);
+    }
+}
+
+/* The last event is on its way: end of body, access log, then the connection. */
+static void finish(suspended_t *sink, int answered)
+{
+    detach(sink);
+    sink->phase = FLUSHING;
+    if (!answered) {
+        APR_BRIGADE_INSERT_TAIL(sink->bb, apr_bucket_eos_create(sink->c->bucket_alloc));
+        ap_pass_brigade(sink->r->output_filters, sink->bb);
+        apr_brigade_cleanup(sink->bb);
+    }
+    end_request(sink);
+    flush(sink);
+}
+
+static void arm(suspended_t *sink)
+{
+    apr_time_t when = cs_delivery_deadline(&sink->delivery);
+
+    if (sink->c->data_in_output_filters) {
+        when = sink->moved + sink->stall;
+    }
+    /* Deadlines that move later are noticed when the timer fires. */
+    if (when >= 0 && (!sink->timer.index || when < sink->timer.when)) {
+        cs_loop_timer_set(cs_sink_loop(), &sink->timer, when);
+    }
+}
+
+static void pump(suspended_t *sink)
+{
+    cs_buf_t out;
+    cs_delivery_e got = CS_DELIVERY_MORE;
+
+    cs_buf_init(&out, SIZE_MAX / 2);
+    while (!sink->c->data_in_output_filters) {
+        got = cs_delivery_fill(&sink->delivery, now(), &out);
+        if (out.len) {
+            cs_filter_send(sink->r, sink->bb, &out);
+            if (got != CS_DELIVERY_DONE && !send_pending(sink)) {
+                break;
+            }
+            sink->moved = now();
+        }
+        if (got == CS_DELIVERY_DONE || got == CS_DELIVERY_ANSWERED) {
+            cs_buf_free(&out);
+            finish(sink, got == CS_DELIVERY_ANSWERED);
+            return;
+        }
+        if (got == CS_DELIVERY_WAIT && cs_log_want_wake(&sink->delivery.cursor)) {
+            break;
+        }
+    }
+    cs_buf_free(&out);
+    if (sink->c->aborted) {
+        vanish(sink);
+    }
+    else {
+        arm(sink);
+    }
+}
+
+/* ---- what wakes it ----------------------------------------------------------------------------------------------- */
+
+static void slot_changed(void *baton)
+{
+    suspended_t *sink = baton;
+
+    if (sink->phase == STREAMING) {
+        pump(sink);
+    }
+}
+
+static void socket_ready(void *baton, uint32_t events)
+{
+    suspended_t *sink = baton;
+
+    if (sink->phase == GONE) {
+        return; /* only waits for its pool to settle */
+    }
+    if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
+        if (sink->phase == LINGERING) {
+            detach(sink);
+            sink->phase = GONE;
+            destroy(sink);
+        }
+        else {
+            vanish(sink);
+        }
+    }
+    else if (sink->c->data_in_output_filters && (events & EPOLLOUT)) {
+        if (sink->phase == FLUSHING) {
+            flush(sink);
+        }
+        else if (!send_pending(sink)) {
+            vanish(sink);
+        }
+        else {
+            sink->moved = now();
+            pump(sink);
+        }
+    }
+}
+
+static void timer_fired(void *baton)
+{
+    suspended_t *sink = baton;
+    int ended = sink->phase == FLUSHING || cs_state_is_end(cs_log_slot_state(sink->delivery.cursor.log,
+                                                                             sink->delivery.cursor.slot));
+
+    if (!sink->c->data_in_output_filters) {
+        pump(sink);
+    }
+    else if (ended && now() >= sink->moved + sink->stall) {
+        ap_log_cerror(APLOG_MARK, APLOG_INFO, 0, sink->c, "chatstream: the client takes nothing any more, giving up");
+        vanish(sink);
+    }
+    else {
+        /* As long as the stream lives, its own clocks bound how long a client may stand still. */
+        cs_loop_timer_set(cs_sink_loop(), &sink->timer, now() + sink->stall);
+    }
+}
+
+/* ---- the hand-over ----------------------------------------------------------------------------------------------- */
+
+static void take_over(void *baton)
+{
+    suspended_t *sink = baton;
+
+    sink->next = all;
+    sink->prev = &all;
+    if (all) {
+        all->prev = &sink->next;
+    }
+    all = sink;
+    sink->handed_over = cs_clock_mono();
+    sink->moved = now();
+    sink->timer.fire = timer_fired;
+    sink->timer.baton = sink;
+    sink->watch.changed = slot_changed;
+    sink->watch.baton = sink;
+    sink->watch.slot = sink->delivery.cursor.slot;
+    cs_log_hub_add(cs_sink_hub(), &sink->watch);
+    sink->fd_watch.ready = socket_ready;
+    sink->fd_watch.baton = sink;
+    if (cs_loop_watch_fd(cs_sink_loop(), &sink->fd_watch, EPOLLRDHUP | EPOLLOUT | EPOLLET)) {
+        vanish(sink);
+        return;
+    }
+    pump(sink);
+}
+
+static void suspend_connection(conn_rec *c, request_rec *r)
+{
+    suspended_t *sink = ap_get_module_config(c->conn_config, &chatstream_module);
+
+    (void)r;
+    if (sink) {
+        ap_set_module_config(c->conn_config, &chatstream_module, NULL);
+        sink->task.run = take_over;
+        sink->task.baton = sink;
+        cs_loop_post(cs_sink_loop(), &sink->task);
+        if (sink->ready) {
+            sink->ready(sink->baton);
+        }
+    }
+}
+
+void cs_suspended_register(void) { ap_hook_suspend_connection(suspend_connection, NULL, NULL, APR_HOOK_MIDDLE); }
+
+int cs_suspended_possible(const request_rec *r)
+{
+    const conn_rec *c = r->connection;
+    int async = 0;
+
+    return ap_mpm_query(AP_MPMQ_IS_ASYNC, &async) == APR_SUCCESS && async && c->cs && !c->master &&
+           !r->main && !r->prev && cs_filter_chain_is_plain(r);
+}
+
+int cs_suspended_serve(request_rec *r, const cs_sink_spec_t *spec)
+{
+    suspended_t *sink = calloc(1, sizeof(*sink));
+    conn_rec *c = r->connection;
+    apr_os_sock_t fd;
+
+    if (!sink || cs_delivery_open(&sink->delivery, r, spec)) {
+        free(sink);
+        return HTTP_INTERNAL_SERVER_ERROR;
+    }
+    apr_os_sock_get(&fd, ap_get_conn_socket(c));
+    sink->holds_cursor = 1;
+    sink->c = c;
+    sink->r = r;
+    sink->fd_watch.fd = fd;
+    sink->stall = r->server->timeout;
+    sink->ready = spec->ready;
+    sink->baton = spec->baton;
+    sink->bb = apr_brigade_create(r->pool, c->bucket_alloc);
+    sink->last_filter = c->output_filters;
+    while (sink->last_filter->next) {
+        sink->last_filter = sink->last_filter->next;
+    }
+    if (spec->format) {
+        cs_filter_add(r, CS_PUSH_MARK);
+    }
+    /* httpd has no way back from a suspension. */
+    apr_table_setn(r->headers_out, "Connection", "close");
+    ap_set_module_config(c->conn_config, &chatstream_module, sink);
+    cs_sink_counted(1);
+    return SUSPENDED;
+}
+
+void cs_suspended_close_all(void)
+{
+    suspended_t *sink;
+
+    for (sink = all; sink; sink = sink->next) {
+        /* The process is about to end: the access log line is what is still owed. */
+        sink->c->aborted = 1;
+        end_request(sink);
+    }
+}

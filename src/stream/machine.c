@@ -1,0 +1,432 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The state machine of a stream; everything here runs on the loop thread.
+ *
+ *   start --> attempt --headers 2xx--> active --end marker, whole body--> completed
+ *               |  ^                     |
+ *               |  | backup, as long as no byte of an answer came
+ *               v  |                     v
+ *             failed -------------> error | timeout | cancelled | disconnected
+ *
+ * A callback of the transfer never ends it: it notes the failure, returns STOP, and done() does the rest. Timers and watches
+ * are called outside libcurl and may abort.
+ */
+#include "machine.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <http_log.h>
+
+APLOG_USE_MODULE(chatstream);
+
+#define RETRY_FULL_ARENA apr_time_from_msec(50)
+
+static cs_stream_t *all; /* streams of this child */
+
+static const cs_upstream_t *upstream_of(const cs_stream_t *stream)
+{
+    return &APR_ARRAY_IDX(stream->conf.upstreams, stream->attempt, cs_upstream_t);
+}
+
+/* ---- the end ----------------------------------------------------------------------------------------------------- */
+
+static void fill_ending(cs_stream_t *stream, cs_state_e state, const cs_result_t *failure, int retryable,
+                        cs_log_ending_t *ending)
+{
+    const cs_outcome_t *outcome = stream->decoder ? cs_decoder_outcome(stream->decoder) : NULL;
+
+    memset(ending, 0, sizeof(*ending));
+    ending->state = state;
+    ending->retryable = retryable;
+    if (failure) {
+        ending->http_status = failure->status;
+        ending->retry_after = failure->retry_after;
+        snprintf(ending->code, sizeof(ending->code), "%s", failure->code);
+        snprintf(ending->message, sizeof(ending->message), "%s", failure->message);
+    }
+    if (outcome && outcome->finish_reason) {
+        snprintf(ending->finish_reason, sizeof(ending->finish_reason), "%s", outcome->finish_reason);
+    }
+    ending->prompt_tokens = outcome ? outcome->prompt_tokens : -1;
+    ending->completion_tokens = outcome ? outcome->completion_tokens : -1;
+    ending->first_token_ms = stream->first_at ? apr_time_as_msec(stream->first_at - stream->created) : -1;
+    ending->duration_ms = apr_time_as_msec(cs_clock_mono() - stream->created);
+    ending->tokens = stream->tokens;
+}
+
+/* The one place where a stream ends. Frees it. */
+static void end_stream(cs_stream_t *stream, cs_state_e state, const cs_result_t *failure, int retryable)
+{
+    apr_time_t age = cs_loop_now(cs_stream_loop()) - stream->created;
+    cs_log_ending_t ending;
+
+    fill_ending(stream, state, failure, retryable, &ending);
+    if (failure && failure->log) {
+        ap_log_error(APLOG_MARK, state == CS_STATE_CANCELLED || state == CS_STATE_DISCONNECTED ? APLOG_INFO : APLOG_WARNING, 0,
+                     stream->server, "chatstream: stream %s ended as %s (%s): upstream %s: %s", stream->id,
+                     cs_state_name(state), failure->code, upstream_of(stream)->name, failure->log);
+    }
+    cs_loop_timer_clear(cs_stream_loop(), &stream->timer);
+    if (state == CS_STATE_COMPLETED) {
+        cs_transfer_let_go(stream->transfer);
+    }
+    else {
+        cs_transfer_abort(stream->transfer);
+    }
+    /* Nobody was told a stream id yet when it failed before a reader could have committed: then there is nothing to resume. */
+    cs_log_end(cs_stream_log(), stream->slot, &ending,
+               failure && !stream->headers_at && age < stream->conf.commit_after && state == CS_STATE_ERROR
+                   ? CS_LOG_FORGET
+                   : CS_LOG_KEEP);
+    cs_log_hub_mark(cs_stream_hub(), stream->slot);
+    cs_log_hub_remove(cs_stream_hub(), &stream->watch);
+    *stream->prev = stream->next;
+    if (stream->next) {
+        stream->next->prev = stream->prev;
+    }
+    cs_stream_free(stream);
+    cs_stream_count(-1);
+}
+
+static void end_upstream_error(cs_stream_t *stream, const char *message, const char *log)
+{
+    cs_result_t failure = { 502, "upstream_error", message, 0, log };
+
+    end_stream(stream, CS_STATE_ERROR, &failure, 1);
+}
+
+/* ---- clocks ------------------------------------------------------------------------------------------------------ */
+
+static apr_time_t earlier(apr_time_t a, apr_time_t b) { return b < a ? b : a; }
+
+static apr_time_t next_deadline(const cs_stream_t *stream)
+{
+    const cs_dir_config_t *conf = &stream->conf;
+    apr_time_t when = stream->created + conf->timeout_total;
+
+    if (!stream->headers_at) {
+        when = earlier(when, stream->attempt_at + conf->timeout_headers);
+    }
+    else if (stream->paused) {
+        when = earlier(when, cs_loop_now(cs_stream_loop()) + RETRY_FULL_ARENA);
+    }
+    else if (!stream->first_at) {
+        when = earlier(when, stream->headers_at + conf->timeout_first_token);
+    }
+    else {
+        when = earlier(when, stream->last_at + conf->timeout_idle);
+    }
+    if (stream->left_at && conf->on_disconnect == CS_LEAVE_ABORT) {
+        when = earlier(when, stream->left_at + conf->grace);
+    }
+    return when;
+}
+
+/* Deadlines that move later are noticed when the timer fires, so a token costs no timer work. */
+static void arm(cs_stream_t *stream)
+{
+    apr_time_t when = next_deadline(stream);
+
+    if (!stream->timer.index || when < stream->timer.when) {
+        cs_loop_timer_set(cs_stream_loop(), &stream->timer, when);
+    }
+}
+
+static void give_room(cs_stream_t *stream)
+{
+    if (stream->paused && cs_log_has_room(cs_stream_log(), stream->slot)) {
+        stream->paused = 0;
+        stream->last_at = cs_loop_now(cs_stream_loop()); /* the pause was ours, not the upstream's silence */
+        cs_transfer_resume(stream->transfer);
+    }
+}
+
+static void clock_struck(void *baton)
+{
+    static const cs_result_t total = { 504, "timeout", "The answer took longer than allowed.", 0, "total time is over" };
+    static const cs_result_t headers = { 504, "upstream_timeout", "The upstream did not answer in time.", 0,
+                                         "no response headers in time" };
+    static const cs_result_t first = { 504, "upstream_timeout", "The upstream did not begin its answer in time.", 0,
+                                       "no first token in time" };
+    static const cs_result_t idle = { 504, "upstream_timeout", "The upstream fell silent.", 0,
+                                      "no further token in time" };
+    static const cs_result_t left = { 503, "cancelled", "The client left and did not come back in time.", 0,
+                                      "every reader left" };
+    cs_stream_t *stream = baton;
+    const cs_dir_config_t *conf = &stream->conf;
+    apr_time_t now = cs_loop_now(cs_stream_loop());
+
+    if (now >= stream->created + conf->timeout_total) {
+        end_stream(stream, CS_STATE_TIMEOUT, &total, 1);
+    }
+    else if (stream->left_at && conf->on_disconnect == CS_LEAVE_ABORT && now >= stream->left_at + conf->grace) {
+        end_stream(stream, CS_STATE_DISCONNECTED, &left, 1);
+    }
+    else if (!stream->headers_at && now >= stream->attempt_at + conf->timeout_headers) {
+        end_stream(stream, CS_STATE_ERROR, &headers, 1);
+    }
+    else if (stream->headers_at && !stream->paused && !stream->first_at &&
+             now >= stream->headers_at + conf->timeout_first_token) {
+        end_stream(stream, CS_STATE_ERROR, &first, 1);
+    }
+    else if (stream->first_at && !stream->paused && now >= stream->last_at + conf->timeout_idle) {
+        end_stream(stream, CS_STATE_ERROR, &idle, 1);
+    }
+    else {
+        arm(stream);
+        give_room(stream); /* last: the transfer's callbacks may follow from it */
+    }
+}
+
+/* ---- what the transfer tells ------------------------------------------------------------------------------------- */
+
+static void attempt(cs_stream_t *stream);
+
+static int stop_because(cs_stream_t *stream, int status, const char *code, const char *message, const char *log)
+{
+    stream->failure = (cs_result_t){ status, code, message, 0, log };
+    return CS_FLOW_STOP;
+}
+
+static cs_flow_e on_headers(void *baton, int status, int retry_after)
+{
+    cs_stream_t *stream = baton;
+
+    if (status >= 200 && status < 300) {
+        stream->headers_at = cs_loop_now(cs_stream_loop());
+        cs_log_set_state(cs_stream_log(), stream->slot, CS_STATE_ACTIVE);
+        cs_log_hub_mark(cs_stream_hub(), stream->slot);
+        arm(stream);
+        return CS_FLOW_ON;
+    }
+    if (status == 429) {
+        stop_because(stream, 429, "rate_limited", "The upstream is over its rate limit.", "answered 429");
+        stream->failure.retry_after = retry_after;
+    }
+    else if (status == 503) {
+        stop_because(stream, 502, "upstream_error", "The upstream is overloaded.", "answered 503");
+        stream->failure.retry_after = retry_after;
+    }
+    else {
+        stop_because(stream, 502, "upstream_error", "The upstream refused the request.",
+                     status >= 500 ? "answered 5xx" : status >= 400 ? "answered 4xx" : "answered neither 2xx nor an error");
+    }
+    return CS_FLOW_STOP;
+}
+
+static apr_status_t on_event(void *baton, const cs_event_t *event)
+{
+    cs_stream_t *stream = baton;
+    apr_status_t rv = cs_log_append(cs_stream_log(), stream->slot, event);
+
+    if (rv) {
+        stop_because(stream, 503, "unavailable", "The server is out of room for this answer.", "the arena is full");
+        return rv;
+    }
+    stream->appended = 1;
+    if (event->kind != CS_EVENT_METADATA) {
+        stream->tokens++;
+        stream->last_at = cs_loop_now(cs_stream_loop());
+        if (!stream->first_at) {
+            stream->first_at = stream->last_at;
+        }
+    }
+    return APR_SUCCESS;
+}
+
+static void publish(cs_stream_t *stream)
+{
+    if (stream->appended) {
+        stream->appended = 0;
+        cs_log_publish(cs_stream_log(), stream->slot);
+        cs_log_hub_mark(cs_stream_hub(), stream->slot);
+    }
+}
+
+static cs_flow_e on_data(void *baton, const char *bytes, size_t len)
+{
+    cs_stream_t *stream = baton;
+    const cs_outcome_t *outcome = cs_decoder_outcome(stream->decoder);
+    apr_status_t rv;
+
+    if (!cs_log_has_room(cs_stream_log(), stream->slot)) {
+        stream->paused = 1;
+        arm(stream);
+        return CS_FLOW_PAUSE;
+    }
+    rv = cs_decoder_feed(stream->decoder, bytes, len);
+    publish(stream);
+    if (rv && !stream->failure.status) {
+        return stop_because(stream, 502, "too_large", "The upstream's answer is larger than allowed.",
+                            "an event or the answer is larger than allowed");
+    }
+    if (rv) {
+        return CS_FLOW_STOP;
+    }
+    if (outcome->failure) {
+        return stop_because(stream, 502, "upstream_error", "The upstream reported an error.", outcome->failure);
+    }
+    if (outcome->done) {
+        end_stream(stream, CS_STATE_COMPLETED, NULL, 0);
+    }
+    return CS_FLOW_ON;
+}
+
+static int may_try_next(const cs_stream_t *stream)
+{
+    return !stream->headers_at && stream->attempt + 1 < (unsigned)stream->conf.upstreams->nelts;
+}
+
+static void try_next(cs_stream_t *stream, const char *reason)
+{
+    ap_log_error(APLOG_MARK, APLOG_WARNING, 0, stream->server, "chatstream: stream %s: upstream %s: %s; trying the next one",
+                 stream->id, upstream_of(stream)->name, reason);
+    memset(&stream->failure, 0, sizeof(stream->failure));
+    stream->attempt++;
+    attempt(stream);
+}
+
+static void transfer_failed(cs_stream_t *stream, cs_transfer_end_e end, const char *reason)
+{
+    cs_result_t failure = { 502, "upstream_error", "The upstream could not be reached.", 0, reason };
+
+    if (end == CS_TRANSFER_CONNECT_TIMEOUT) {
+        failure.status = 504;
+        failure.code = "upstream_timeout";
+        failure.log = "no connection in time";
+    }
+    else if (end == CS_TRANSFER_CUT) {
+        failure.message = stream->headers_at ? "The upstream's answer was cut off." : "The upstream closed the connection.";
+    }
+    else if (end == CS_TRANSFER_GARBAGE) {
+        failure.message = "The upstream did not speak HTTP.";
+    }
+    end_stream(stream, CS_STATE_ERROR, &failure, 1);
+}
+
+static void on_done(void *baton, cs_transfer_end_e end, const char *reason)
+{
+    cs_stream_t *stream = baton;
+    const char *why = NULL;
+
+    stream->transfer = NULL;
+    if (stream->failure.status) {
+        /* 429 and 503 say that nothing was generated, so asking elsewhere cannot charge twice. */
+        if (may_try_next(stream) && (stream->failure.status == 429 || !strcmp(stream->failure.log, "answered 503"))) {
+            try_next(stream, stream->failure.log);
+            return;
+        }
+        end_stream(stream, CS_STATE_ERROR, &stream->failure,
+                   stream->failure.status == 429 || strcmp(stream->failure.log, "answered 4xx") != 0);
+        return;
+    }
+    if (end != CS_TRANSFER_WHOLE) {
+        if (may_try_next(stream)) {
+            try_next(stream, reason);
+            return;
+        }
+        transfer_failed(stream, end, reason);
+        return;
+    }
+    if (cs_decoder_finish(stream->decoder, &why)) {
+        publish(stream);
+        end_upstream_error(stream, "The upstream's answer was cut off.", why);
+        return;
+    }
+    publish(stream);
+    if (cs_decoder_outcome(stream->decoder)->failure) {
+        end_upstream_error(stream, "The upstream reported an error.", cs_decoder_outcome(stream->decoder)->failure);
+        return;
+    }
+    end_stream(stream, CS_STATE_COMPLETED, NULL, 0);
+}
+
+/* ---- the beginning ----------------------------------------------------------------------------------------------- */
+
+static apr_status_t make_decoder(cs_stream_t *stream)
+{
+    static const cs_decoder_events_t events = { on_event };
+    cs_decoder_limits_t limits = { (size_t)stream->conf.max_event, (size_t)stream->conf.max_answer };
+
+    cs_decoder_destroy(stream->decoder);
+    stream->decoder = NULL;
+    return cs_decoder_create(&stream->decoder, upstream_of(stream)->dialect, stream->conf.format->mode, &limits, &events,
+                             stream);
+}
+
+static void attempt(cs_stream_t *stream)
+{
+    static const cs_transfer_events_t events = { on_headers, on_data, on_done };
+    cs_transfer_request_t request = { .stream_id = stream->id, .traceparent = stream->traceparent };
+
+    stream->attempt_at = cs_loop_now(cs_stream_loop());
+    if (stream->attempt && cs_stream_build_body(stream)) {
+        end_upstream_error(stream, "The upstream's request could not be built.", "request could not be built");
+        return;
+    }
+    request.headers = stream->conf.headers ? (const char *const *)stream->conf.headers->elts : NULL;
+    if (make_decoder(stream)) {
+        end_upstream_error(stream, "The upstream could not be reached.", "out of memory");
+        return;
+    }
+    request.body = cs_buf_detach(&stream->body, &request.body_len);
+    if (cs_transfer_start(&stream->transfer, cs_stream_engine(), upstream_of(stream), &request, &events, stream)) {
+        end_upstream_error(stream, "The upstream could not be reached.", "out of memory");
+        return;
+    }
+    arm(stream);
+}
+
+/* Somebody came, left, cancelled, or made room. */
+static void slot_changed(void *baton)
+{
+    static const cs_result_t cancelled = { 0, "cancelled", "The stream was cancelled.", 0, "cancelled on request" };
+    cs_stream_t *stream = baton;
+    unsigned readers = cs_log_readers(cs_stream_log(), stream->slot);
+
+    if (cs_log_is_cancelled(cs_stream_log(), stream->slot)) {
+        end_stream(stream, CS_STATE_CANCELLED, &cancelled, 0);
+        return;
+    }
+    if (readers) {
+        stream->left_at = 0;
+    }
+    else if (!stream->left_at) {
+        stream->left_at = cs_loop_now(cs_stream_loop());
+        arm(stream);
+    }
+    give_room(stream);
+}
+
+void cs_stream_loop_run(void *baton)
+{
+    cs_stream_t *stream = baton;
+
+    stream->next = all;
+    stream->prev = &all;
+    if (all) {
+        all->prev = &stream->next;
+    }
+    all = stream;
+    stream->timer.fire = clock_struck;
+    stream->timer.baton = stream;
+    stream->watch.changed = slot_changed;
+    stream->watch.baton = stream;
+    stream->watch.slot = stream->slot;
+    cs_log_hub_add(cs_stream_hub(), &stream->watch);
+    cs_log_set_state(cs_stream_log(), stream->slot, CS_STATE_CONNECTING);
+    /* A cancel, or the last reader's leaving, may have come before anybody watched. */
+    cs_log_hub_mark(cs_stream_hub(), stream->slot);
+    attempt(stream);
+}
+
+void cs_stream_loop_end_all(void)
+{
+    static const cs_result_t failure = { 503, "shutting_down", "The server is shutting down.", 1, NULL };
+
+    while (all) {
+        end_stream(all, CS_STATE_ERROR, &failure, 1);
+    }
+}

@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+package ChatStream::Test;
+
+# The one fixture of all tests that need a server: a private httpd with the module under test, the upstream simulator behind
+# it, and clients that see every event as it comes.
+#
+#     use FindBin;
+#     use lib "$FindBin::Bin/../lib";
+#     use ChatStream::Test;
+#
+#     my $t = ChatStream::Test->new(mpm => 'event', config => chat('/chat', 'sse?script=two'));
+#     $t->upstream->script(two => "token Hel\nwait seen\ntoken lo\ndone\n");
+#     my $stream = $t->stream('/chat?message=hi');
+#     is $stream->event_of('token')->{json}{content}, 'Hel', 'the first token comes while the upstream still waits';
+#     $t->upstream->signal('seen');
+#     is $stream->answer, 'lo', 'then the rest';
+#     $t->done;
+#
+# done() stops everything and fails the test when httpd logged a warning nobody expected, a child crashed, a sanitizer
+# spoke, or a stream, a connection or a file descriptor was left behind. CHATSTREAM_KEEP=1 keeps the directory.
+
+use strict;
+use warnings;
+
+use ChatStream::Client;
+use ChatStream::Curl;
+use ChatStream::Httpd;
+use ChatStream::Process qw(children_of free_port slurp wait_until);
+use ChatStream::Upstream;
+use Cwd qw(abs_path);
+use File::Basename qw(dirname);
+use File::Temp ();
+use JSON::PP ();
+use Test::More;
+
+our @EXPORT = (@Test::More::EXPORT, qw(chat free_port slurp wait_until source_dir build_dir));
+
+sub import
+{
+    my ($class, @arguments) = @_;
+    strict->import;
+    warnings->import;
+    Test::More->import(@arguments) if @arguments;
+    no strict 'refs';
+    my $caller = caller;
+    for my $name (@EXPORT) {
+        my ($kind, $symbol) = $name =~ /^([\$\@%&]?)(.*)$/;
+        my $from = defined &{"ChatStream::Test::$symbol"} ? "ChatStream::Test::$symbol" : "Test::More::$symbol";
+        *{"${caller}::$symbol"} = $kind eq '$' ? \${$from} : \&{$from};
+    }
+    return;
+}
+
+my $source_dir = abs_path(dirname(__FILE__) . '/../../..');
+sub source_dir { $source_dir }
+sub build_dir  { $ENV{CHATSTREAM_BUILDDIR} || $source_dir }
+
+# Text of a <Location> that streams from `path` on the upstream; more directives may follow, one per argument.
+sub chat
+{
+    my ($location, $path, @directives) = @_;
+    my $url = $path =~ m{^[a-z]+:} ? $path : "\${UPSTREAM}/$path";
+    my $upstream = (grep { /^\s*ChatStreamUpstream\s/m } @directives) ? '' : qq(    ChatStreamUpstream "$url"\n);
+    return qq(<Location "$location">\n    SetHandler chatstream\n    ChatStreamEnabled On\n$upstream)
+        . join('', map { "    $_\n" } @directives) . "</Location>\n";
+}
+
+# Options: everything ChatStream::Httpd->new takes (without dir and module), and
+#   upstreams   list of option hashes, one simulator each ([{}]); the configuration knows them as ${UPSTREAM},
+#               ${UPSTREAM2} ..., with unix => 1 also as ${UPSTREAM_SOCKET}, ${UPSTREAM2_SOCKET} ...; tls => 1: with TLS
+#   start       0: do not start httpd yet
+sub new
+{
+    my ($class, %options) = @_;
+    my $upstreams = delete $options{upstreams} || [ {} ];
+    my $start = delete $options{start} // 1;
+    my $self = bless { owner => $$, expected => [], allowed => [], baseline => {} }, $class;
+
+    $self->{tempdir} = File::Temp->newdir('chatstream-XXXXXX', TMPDIR => 1, CLEANUP => !$ENV{CHATSTREAM_KEEP});
+    my $dir = $self->{dir} = $self->{tempdir}->dirname;
+    # The children run as www-data and have to reach what is in it.
+    chmod 0755, $dir;
+    diag "kept: $dir" if $ENV{CHATSTREAM_KEEP};
+
+    $self->{httpd} = ChatStream::Httpd->new(
+        dir => $dir, module => $ENV{CHATSTREAM_MODULE} || build_dir() . '/.libs/mod_chatstream.so',
+        defines => {}, %options,
+    );
+    my $program = $ENV{CHATSTREAM_UPSTREAM} || build_dir() . '/tools/chatstream-upstream';
+    for my $wanted (@$upstreams) {
+        my %wanted = %$wanted;
+        if ($wanted{tls}) {
+            $self->{httpd}->make_certificate;
+            $wanted{tls} = [ @{ $self->{httpd} }{qw(cert key)} ];
+        }
+        my $upstream = ChatStream::Upstream->new(program => $program, dir => $dir, %wanted);
+        push @{ $self->{upstreams} }, $upstream;
+        my $name = 'UPSTREAM' . (@{ $self->{upstreams} } > 1 ? scalar @{ $self->{upstreams} } : '');
+        $self->{httpd}{defines}{$name} = $upstream->url;
+        $self->{httpd}{defines}{"${name}_SOCKET"} = $upstream->unix_path if $upstream->unix_path;
+    }
+    $self->{httpd}{defines}{CA} = $self->{httpd}{ca} if $self->{httpd}{ca};
+    $self->start if $start;
+    return $self;
+}
+
+sub httpd { $_[0]{httpd} }
+sub dir   { $_[0]{dir} }
+sub upstream { my ($self, $number) = @_; return $self->{upstreams}[ ($number || 1) - 1 ] }
+
+sub start
+{
+    my ($self) = @_;
+    $self->{httpd}->start;
+    $self->{started} = 1;
+    $self->_take_baseline;
+    return $self;
+}
+
+sub graceful { my ($self) = @_; $self->{httpd}->graceful; $self->_take_baseline; return $self }
+sub restart  { my ($self) = @_; $self->{httpd}->restart; $self->_take_baseline; return $self }
+sub graceful_stop { my ($self) = @_; $self->{stopped} = 1; return $self->{httpd}->graceful_stop }
+sub stop { my ($self, @rest) = @_; $self->{stopped} = 1; return $self->{httpd}->stop(@rest) }
+sub children  { return $_[0]{httpd}->children }
+sub error_log { return $_[0]{httpd}->log }
+sub access_log { return $_[0]{httpd}->access_log }
+
+# Ends a child with a signal (KILL). What httpd says about that is allowed.
+sub kill_child
+{
+    my ($self, $signal, $pid) = @_;
+    $pid = $self->{httpd}->kill_child($signal, $pid);
+    push @{ $self->{allowed} }, qr/AH0005[12].*child.* pid $pid exit/, qr/AH00169|AH00045.*\b$pid\b/;
+    return $pid;
+}
+
+# ---- clients -----------------------------------------------------------------------------------------------------------
+
+# Opens a request and reads the head of its answer. Options as ChatStream::Client->new; tls => 1 takes the TLS port,
+# http2 => 1 asks through curl.
+sub stream
+{
+    my ($self, $path, %options) = @_;
+    my $stream = $self->open($path, %options);
+    $stream->read_head;
+    return $stream;
+}
+
+# The same without waiting for the head.
+sub open
+{
+    my ($self, $path, %options) = @_;
+    my $port = $options{tls} ? $self->{httpd}->tls_port : $self->{httpd}->port;
+    my $class = delete $options{http2} ? 'ChatStream::Curl' : 'ChatStream::Client';
+    return $class->new(port => $port, path => $path, $options{tls} ? (ca => $self->{httpd}{ca}) : (), %options);
+}
+
+# One request, answered whole: status, header(...), body, json.
+sub request
+{
+    my ($self, $path, %options) = @_;
+    my $answer = $self->stream($path, %options);
+    $answer->body;
+    $answer->close;
+    return $answer;
+}
+
+sub health { my ($self) = @_; return $self->request('/-/health')->json }
+
+# Waits until so many streams are active, as the health handler counts them; false after `timeout` seconds.
+sub wait_active
+{
+    my ($self, $number, $timeout) = @_;
+    return wait_until(sub { ($self->health->{streams}{active} // -1) == $number }, $timeout || 10);
+}
+
+# ---- what the log may say ----------------------------------------------------------------------------------------------
+
+# A line that has to be logged at least once before done().
+sub expect_log { my ($self, @patterns) = @_; push @{ $self->{expected} }, @patterns; return }
+
+# A line that may be logged.
+sub allow_log { my ($self, @patterns) = @_; push @{ $self->{allowed} }, @patterns; return }
+
+sub wait_log
+{
+    my ($self, $pattern, $timeout) = @_;
+    return wait_until(sub { $self->error_log =~ $pattern }, $timeout || 10);
+}
+
+# The fixture gives httpd exactly the children a test asked for, and httpd remarks that these are all in use.
+my @HARMLESS = (qr/AH00161:|AH00286:|AH00484:|AH00485:/);
+
+my $TROUBLE = qr/\[[\w-]*:(?:emerg|alert|crit|error|warn)\]|AH0005[12]|exit signal|Sanitizer|runtime error:|Assertion|assert\(/;
+
+sub unexpected_log_lines
+{
+    my ($self) = @_;
+    my @lines = grep { /$TROUBLE/ } split /\n/, $self->{httpd}->startup_log . $self->error_log;
+    for my $pattern (@HARMLESS, @{ $self->{expected} }, @{ $self->{allowed} }) {
+        @lines = grep { $_ !~ $pattern } @lines;
+    }
+    return @lines;
+}
+
+# ---- the end -----------------------------------------------------------------------------------------------------------
+
+sub _take_baseline
+{
+    my ($self) = @_;
+    my @ports = map { $_->port } @{ $self->{upstreams} };
+    for my $pid ($self->children) {
+        $self->{baseline}{$pid} ||= $self->{httpd}->descriptors($pid, @ports);
+    }
+    return;
+}
+
+# A child may open a few things when they are first needed (a random device, a resolver's socket).
+my $SLACK = 4;
+
+sub _leaked_descriptors
+{
+    my ($self) = @_;
+    my @ports = map { $_->port } @{ $self->{upstreams} };
+    my ($any) = sort { $b->{other} <=> $a->{other} } values %{ $self->{baseline} };
+    my @found;
+    for my $pid ($self->children) {
+        my $now = $self->{httpd}->descriptors($pid, @ports);
+        my $before = $self->{baseline}{$pid} || $any;
+        push @found, "child $pid holds $now->{client} client connections" if $now->{client};
+        if ($now->{other} > $before->{other} + $SLACK) {
+            my @new = map { $now->{names}{$_} > ($before->{names}{$_} || 0) ? "$_ ($now->{names}{$_})" : () } sort keys %{ $now->{names} };
+            push @found, "child $pid holds $now->{other} descriptors, $before->{other} at its start; new: @new";
+        }
+    }
+    return @found;
+}
+
+# The checks without the end of the test: for tests that go on with another server.
+sub check
+{
+    my ($self) = @_;
+    return if $self->{checked}++;
+    if ($self->{started} && !$self->{stopped}) {
+        my $health;
+        my $idle = wait_until(sub { $health = eval { $self->health }; $health && !$health->{streams}{active} }, 15);
+        ok $idle, 'no stream is left' or diag 'health: ' . ($health ? JSON::PP->new->canonical->encode($health) : "no answer: $@");
+        my ($streams, $arena) = @{ $health || {} }{qw(streams arena)};
+        if ($idle && $arena && defined $streams->{kept} && !$streams->{kept}) {
+            is $arena->{free}, $arena->{blocks}, 'no block is left';
+        }
+        my @leaked;
+        wait_until(sub { @leaked = $self->_leaked_descriptors; !@leaked }, 8);
+        is "@leaked", '', 'no descriptor is left';
+        ok $self->{httpd}->stop, 'httpd stops in time';
+    }
+    $self->{httpd}->stop if $self->{started};
+    my $status = $self->{started} && $self->{httpd}{process}->status;
+    is $status & 127, 0, 'httpd ended without a signal' if $self->{started};
+    for my $upstream (@{ $self->{upstreams} }) {
+        $upstream->stop;
+        unlike $upstream->log, qr/Sanitizer|runtime error:/, 'the simulator is healthy';
+    }
+    my @lines = $self->unexpected_log_lines;
+    ok !@lines, 'nothing unexpected in the error log' or diag join "\n", @lines[ 0 .. ($#lines < 19 ? $#lines : 19) ];
+    my $log = $self->{httpd}->startup_log . $self->error_log;
+    for my $pattern (@{ $self->{expected} }) {
+        like $log, $pattern, 'the error log has what was expected';
+    }
+    return;
+}
+
+sub done
+{
+    my ($self) = @_;
+    $self->check;
+    $self->_show_log if !Test::More->builder->is_passing;
+    done_testing();
+    return;
+}
+
+sub _show_log
+{
+    my ($self) = @_;
+    my @lines = split /\n/, $self->error_log;
+    splice @lines, 0, @lines - 30 if @lines > 30;
+    diag join "\n", 'the end of the error log:', @lines;
+    return;
+}
+
+sub DESTROY
+{
+    my ($self) = @_;
+    return if $self->{owner} != $$;
+    local ($?, $@, $!);
+    # Before the directory goes.
+    $self->{httpd}->stop if $self->{httpd};
+    $_->stop for @{ $self->{upstreams} || [] };
+    return;
+}
+
+1;
