@@ -27,7 +27,8 @@
 
 
 #define RETAINED_KEY "mod_chatstream"
-#define REAP_INTERVAL apr_time_from_sec(1)
+#define REAP_INTERVAL apr_time_from_msec(500)
+#define REAP_ASK apr_time_from_msec(200)
 #define SPARE_CHILDREN 16 /* old children that still serve while new ones have started */
 
 typedef struct {
@@ -77,7 +78,8 @@ static int make_arena(server_rec *s)
 static apr_status_t reap(int state, void *data, apr_pool_t *pool)
 {
     (void)pool;
-    if (state == AP_WATCHDOG_STATE_RUNNING && retained && retained->log) {
+    if (state == AP_WATCHDOG_STATE_RUNNING && retained && retained->log &&
+        cs_log_reap_is_due(retained->log, cs_clock_mono(), REAP_INTERVAL)) {
         unsigned lost = cs_log_reap(retained->log, cs_clock_mono());
 
         if (lost) {
@@ -94,7 +96,11 @@ static int start_reaper(apr_pool_t *p, server_rec *s)
     ap_watchdog_t *watchdog;
     apr_status_t rv = APR_ENOTIMPL;
 
-    if (!get || !add || (rv = get(&watchdog, "_chatstream_", 0, 1, p)) || (rv = add(watchdog, REAP_INTERVAL, s, reap))) {
+    /*
+     * Not a singleton: when the child that holds one is killed, mod_watchdog waits ten seconds before another takes over, and
+     * it is the killed child's streams that want reaping. Each child asks; the arena says whose turn it is.
+     */
+    if (!get || !add || (rv = get(&watchdog, "_chatstream_", 0, 0, p)) || (rv = add(watchdog, REAP_ASK, s, reap))) {
         ap_log_error(APLOG_MARK, APLOG_EMERG, rv, s, "chatstream: mod_watchdog is needed: LoadModule watchdog_module");
         return HTTP_INTERNAL_SERVER_ERROR;
     }

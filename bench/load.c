@@ -100,7 +100,8 @@ static const struct option options[] = {
     {"expect", 1, NULL, O_EXPECT}, {"end-marker", 1, NULL, O_MARKER}, {"header", 1, NULL, O_HEADER},
     {"rate-of-upstream", 1, NULL, O_RATE}, {"ramp", 1, NULL, O_RAMP}, {"settle", 1, NULL, O_SETTLE},
     {"seconds", 1, NULL, O_SECONDS}, {"timeout", 1, NULL, O_TIMEOUT}, {"sources", 1, NULL, O_SOURCES},
-    {"fresh", 0, NULL, O_FRESH}, {"cpu-of", 1, NULL, O_CPU}, {"upstream-cpu-of", 1, NULL, O_UPCPU}, {"help", 0, NULL, O_HELP}, {NULL, 0, NULL, 0},
+    {"fresh", 0, NULL, O_FRESH}, {"cpu-of", 1, NULL, O_CPU}, {"upstream-cpu-of", 1, NULL, O_UPCPU},
+    {"help", 0, NULL, O_HELP}, {NULL, 0, NULL, 0},
 };
 
 static void set_mode(load_opts_t *o, load_mode_t mode, const char *arg)

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * event: bytes in, events out; events in, bytes out. Knows core and json-c only: no httpd, no curl, no shared memory, so
- * unit tests and fuzzers link it alone. Nothing here is shared between threads: a decoder or encoder belongs to whoever
- * created it.
+ * event: bytes in, events out; events in, bytes out. Knows core and json-c only: no httpd, no curl, no shared memory,
+ * so unit tests and fuzzers link it alone. Nothing here is shared between threads: a decoder or encoder belongs to
+ * whoever created it.
  *
- * Upstream bytes walk through framing (SSE, NDJSON, text) and a dialect (what one provider means by its frames) into the
- * callbacks of cs_decoder_events_t. On the other side an encoder (native, raw, document) turns records of the log into
- * what the client reads.
+ * Upstream bytes walk through framing (SSE, NDJSON, text) and a dialect (what one provider means by its frames) into
+ * the callbacks of cs_decoder_events_t. On the other side an encoder (native, raw, document) turns records of the log
+ * into what the client reads.
  */
 #ifndef CHATSTREAM_EVENT_H
 #define CHATSTREAM_EVENT_H
@@ -58,6 +58,7 @@ typedef struct {
     int64_t completion_tokens;
     const char *failure;   /* the upstream reported an error: a static, client-safe reason; NULL: it did not. Ends
                               decoding as done does */
+    int is_ping; /* mode RAW, during event(): it only keeps the connection alive */
     int failure_retryable; /* overload and rate limits are, bad requests are not */
 } cs_outcome_t;
 
@@ -77,8 +78,9 @@ apr_status_t cs_decoder_create(cs_decoder_t **out, const cs_dialect_t *dialect, 
 void cs_decoder_reset(cs_decoder_t *decoder, void *baton);
 void cs_decoder_destroy(cs_decoder_t *decoder);
 /*
- * Takes bytes as they come, cut anywhere. APR_SUCCESS: all consumed (look at the outcome: done or failure may have come). APR_ENOSPC: a line, an event or the answer passed its
- * limit; the decoder accepts nothing more. Other values come from the callback.
+ * Takes bytes as they come, cut anywhere. APR_SUCCESS: all consumed; look at the outcome: done or failure may be set.
+ * APR_ENOSPC: a line, an event or the answer passed its limit. Other values come from the callback. After either the
+ * decoder accepts nothing more.
  */
 apr_status_t cs_decoder_feed(cs_decoder_t *decoder, const char *bytes, size_t len);
 /*
@@ -91,8 +93,9 @@ apr_status_t cs_decoder_finish(cs_decoder_t *decoder, const char **why);
 const cs_outcome_t *cs_decoder_outcome(const cs_decoder_t *decoder);
 
 /*
- * Is all of `text` one JSON value, by the whole grammar of RFC 8259 and nothing beside it, nested at most 60 deep? (json-c,
- * also in its strict mode, takes single quotes, NaN, `1.` and raw control characters.) `text` must be valid UTF-8.
+ * Is all of `text` one JSON value, by the whole grammar of RFC 8259 and nothing beside it, nested at most 60 deep?
+ * (json-c, also in its strict mode, takes single quotes, NaN, `1.` and raw control characters.) `text` must be valid
+ * UTF-8.
  */
 int cs_json_valid(const char *text, size_t len);
 
@@ -139,14 +142,17 @@ typedef struct {
 typedef struct {
     const char *name;
     const char *content_type;
-    cs_decode_mode_e mode;                                                                          /* what the log of such a stream holds */
-    int numbers_frame;                                                                              /* start and ending are events with a seq of their own */
-    apr_status_t (*preamble)(cs_buf_t *out);                                                        /* "retry: 1000" */
-    apr_status_t (*start)(cs_buf_t *out, const cs_stream_info_t *info);                             /* seq 1, or nothing */
+    cs_decode_mode_e mode;                   /* what the log of such a stream holds */
+    int numbers_frame;                       /* start and ending are events with a seq of their own */
+    apr_status_t (*preamble)(cs_buf_t *out); /* "retry: 1000" */
+    /* Seq 1, or nothing. */
+    apr_status_t (*start)(cs_buf_t *out, const cs_stream_info_t *info);
     apr_status_t (*event)(cs_buf_t *out, const cs_stream_info_t *info, const cs_event_t *event);
-    apr_status_t (*gap)(cs_buf_t *out, const cs_stream_info_t *info, uint64_t from, uint64_t to);   /* its id is that of `to` */
+    /* What the log no longer holds; its id is that of `to`. */
+    apr_status_t (*gap)(cs_buf_t *out, const cs_stream_info_t *info, uint64_t from, uint64_t to);
     apr_status_t (*heartbeat)(cs_buf_t *out, apr_time_t now);
-    apr_status_t (*ending)(cs_buf_t *out, const cs_stream_info_t *info, const cs_ending_t *ending, uint64_t seq); /* seq 0: no id */
+    /* Seq 0: no id, for the error of one reader. */
+    apr_status_t (*ending)(cs_buf_t *out, const cs_stream_info_t *info, const cs_ending_t *ending, uint64_t seq);
 } cs_format_t;
 
 /* The format of that name, or NULL. Names: native, raw. */

@@ -61,7 +61,7 @@ apr_status_t cs_log_validate(cs_log_t *log, char *why, size_t size);
 
 /* Takes an entry for this process. APR_ENOSPC: table full. */
 apr_status_t cs_log_child_attach(cs_log_t *log, uint32_t *child);
-/* Its streams must have ended. Closes what cursors are left. */
+/* Its streams should have ended; those that have not end as `worker_lost`. Takes away what cursors are left: they are lagged. */
 void cs_log_child_detach(cs_log_t *log, uint32_t child);
 /* Readable when another thread or process has something for this child; stays open as long as the arena. */
 int cs_log_child_eventfd(const cs_log_t *log, uint32_t child);
@@ -69,8 +69,10 @@ int cs_log_child_eventfd(const cs_log_t *log, uint32_t child);
 void cs_log_child_wake(cs_log_t *log, uint32_t child);
 /* Loop thread of `child`: hands each slot somebody marked since the last call to `fn`. */
 void cs_log_child_drain(cs_log_t *log, uint32_t child, void (*fn)(void *baton, uint32_t slot), void *baton);
+/* Is it this process's turn to reap? One of all that ask gets a yes in each `interval` microseconds. */
+int cs_log_reap_is_due(cs_log_t *log, apr_time_t now_mono, apr_time_t interval);
 /*
- * Any one process, about once a second: ends the streams of dead children as `worker_lost`, takes their cursors away, frees
+ * Any process, about twice a second: ends the streams of dead children as `worker_lost`, takes their cursors away, frees
  * what is kept past its time. Returns how many streams it ended.
  */
 unsigned cs_log_reap(cs_log_t *log, apr_time_t now_mono);
@@ -125,6 +127,7 @@ typedef struct {
     cs_log_t *log;
     uint32_t slot; /* CS_LOG_NONE: closed */
     uint32_t entry;
+    uint32_t serial;
     uint32_t block;
     uint64_t pos;
     uint64_t seq;   /* of the last event read or skipped */
@@ -135,7 +138,7 @@ typedef struct {
 typedef enum {
     CS_CLAIM_NEW,    /* slot is ours, cursor stands before its first event */
     CS_CLAIM_JOINED, /* the key names a stream still kept: cursor stands before its first event; nothing was claimed */
-    CS_CLAIM_FULL,   /* ChatStreamMaxStreams are live */
+    CS_CLAIM_FULL,   /* ChatStreamMaxStreams are live, or this child has detached */
     CS_CLAIM_READERS /* the stream to join has CS_LOG_READERS readers */
 } cs_claim_e;
 
@@ -207,6 +210,8 @@ typedef enum {
 cs_read_e cs_log_read_begin(cs_cursor_t *cursor); /* EMPTY or LAGGED */
 cs_read_e cs_log_read(cs_cursor_t *cursor, cs_event_t *event, cs_log_ending_t *ending);
 void cs_log_read_end(cs_cursor_t *cursor);
+/* Is there an event to read? */
+int cs_log_has_events(const cs_cursor_t *cursor);
 /*
  * Before sleeping: asks the writer, when it is in another child, to mark the slot for ours. 0: something came meanwhile, read
  * again.

@@ -31,7 +31,10 @@ typedef struct {
     apr_time_t commit_after;
     uint64_t after_seq; /* what the client has already */
     uint64_t gap_to;    /* 0: nothing is missing */
-    /* Called once, when the reader stands ready: on the request thread, or from the hand-over. */
+    /*
+     * Starts the stream; called once, when the reader stands ready: on the request thread, or from the hand-over. NULL: the stream
+     * is under way, or over, already.
+     */
     void (*ready)(void *baton);
     void *baton;
 } cs_sink_spec_t;

@@ -48,8 +48,10 @@ static void check_upstreams(check_t *check, const cs_dir_config_t *conf)
 static void check_dir(check_t *check, ap_conf_vector_t *vector, ap_conf_vector_t *server_vector)
 {
     const core_dir_config *core = ap_get_core_module_config(vector);
-    cs_dir_config_t *conf = cs_config_merge_dir(check->pool, cs_config_dir(server_vector), cs_config_dir(vector));
-    const char *handler = core->handler;
+    const char *handler = core ? core->handler : NULL;
+    /* A section that says nothing to a module has no configuration of it. */
+    void *own = cs_config_dir(vector) ? cs_config_dir(vector) : cs_config_create_dir(check->pool, NULL);
+    cs_dir_config_t *conf = cs_config_merge_dir(check->pool, cs_config_dir(server_vector), own);
 
     cs_config_fill_dir(conf);
     if (conf->upstreams) {

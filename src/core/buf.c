@@ -80,16 +80,15 @@ apr_status_t cs_buf_append_u64(cs_buf_t *buf, uint64_t value)
 #define HIGH_BITS    EACH_BYTE(0x80)
 
 /*
- * Non-zero when one of the eight bytes is `"`, `\` or a control character. The lowest bit set marks the lowest such byte;
- * bits above it may be wrong, because the subtractions borrow upwards.
+ * Non-zero when one of the eight bytes is `"`, `\` or a control character. The lowest bit set marks the lowest such
+ * byte; bits above it may be wrong, because the subtractions borrow upwards.
  */
 static inline uint64_t any_special(uint64_t word)
 {
     uint64_t quote = word ^ EACH_BYTE('"');
     uint64_t slash = word ^ EACH_BYTE('\\');
-    return (((quote - EACH_BYTE(1)) & ~quote) | ((slash - EACH_BYTE(1)) & ~slash) |
-            ((word - EACH_BYTE(0x20)) & ~word)) &
-           HIGH_BITS;
+    return (((quote - EACH_BYTE(1)) & ~quote) | ((slash - EACH_BYTE(1)) & ~slash) | ((word - EACH_BYTE(0x20)) & ~word))
+           & HIGH_BITS;
 }
 
 size_t cs_json_plain_span(const char *text, size_t len)

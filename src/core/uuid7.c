@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* uuid7: stream ids. Time first, so that ids sort by age in a database index; the rest random, so that none can be guessed. */
+/*
+ * uuid7: stream ids. Time first, so that ids sort by age in a database index; the rest random, so that none can be
+ * guessed.
+ */
 #include "chatstream/core.h"
 
 #include <errno.h>

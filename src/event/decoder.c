@@ -40,13 +40,12 @@ static apr_status_t emit_raw(cs_decoder_t *decoder, const cs_frame_t *frame)
 static apr_status_t on_frame(void *baton, const cs_frame_t *frame)
 {
     cs_decoder_t *decoder = baton;
-    apr_status_t rv = APR_SUCCESS;
+    apr_status_t rv;
     decoder->frames++;
-    if (decoder->mode == CS_DECODE_RAW) {
+    decoder->outcome.is_ping = 0;
+    rv = decoder->dialect->frame(decoder, frame);
+    if (rv == APR_SUCCESS && decoder->mode == CS_DECODE_RAW) {
         rv = emit_raw(decoder, frame);
-    }
-    if (rv == APR_SUCCESS) {
-        rv = decoder->dialect->frame(decoder, frame);
     }
     return rv == APR_SUCCESS && is_over(decoder) ? APR_EOF : rv;
 }
@@ -169,8 +168,8 @@ apr_status_t cs_decoder_metadata(cs_decoder_t *decoder, json_object *object)
             json_object_object_add(object, "upstream_type", json_object_get(type));
             json_object_object_del(object, "type");
         }
-        const char *text = json_object_to_json_string_length(
-            object, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &len);
+        const char *text =
+            json_object_to_json_string_length(object, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &len);
         if (text == NULL) {
             rv = decoder->status = APR_ENOMEM;
         }
@@ -227,6 +226,7 @@ void cs_decoder_usage(cs_decoder_t *decoder, int64_t prompt_tokens, int64_t comp
 void cs_decoder_ping(cs_decoder_t *decoder)
 {
     decoder->frames--;
+    decoder->outcome.is_ping = 1;
 }
 
 json_object *cs_decoder_parse(cs_decoder_t *decoder, const char *text, size_t len)

@@ -18,11 +18,11 @@ struct cs_decoder_t {
     cs_decoder_events_t events;
     void *baton;
     cs_outcome_t outcome;
-    apr_status_t status; /* the failure that ended decoding */
-    size_t answer;       /* bytes, against limits.max_answer */
-    uint64_t frames;     /* frames that were more than a sign of life */
-    cs_buf_t scratch;    /* the dialect's, for one frame */
-    cs_buf_t reason;     /* outcome.finish_reason, with its NUL */
+    apr_status_t status;   /* the failure that ended decoding */
+    size_t answer;         /* bytes, against limits.max_answer */
+    uint64_t frames;       /* frames that were more than a sign of life */
+    cs_buf_t scratch;      /* the dialect's, for one frame */
+    cs_buf_t reason;       /* outcome.finish_reason, with its NUL */
     json_tokener *tokener; /* made when a frame first needs it */
     void *framing;
     int no_fast_path; /* for the differential test: let json-c read everything */

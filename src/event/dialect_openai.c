@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * dialect openai: chat.completion.chunk events, ended by [DONE]. Spoken by many servers besides OpenAI's, each with members
- * of its own in `delta` and beside it; whatever says something is passed on as metadata.
+ * dialect openai: chat.completion.chunk events, ended by [DONE]. Spoken by many servers besides OpenAI's, each with
+ * members of its own in `delta` and beside it; whatever says something is passed on as metadata.
  */
 #include "event/dialect.h"
 #include "event/json_scan.h"
@@ -9,9 +9,9 @@
 
 #define MALFORMED "upstream sent malformed data"
 
-static const char *const chunk_members[] = {"id",           "object",      "created", "model", "system_fingerprint",
-                                            "service_tier", "obfuscation", "choices", "usage", "error",
-                                            NULL};
+static const char *const chunk_members[] = {
+    "id",      "object", "created", "model", "system_fingerprint", "service_tier", "obfuscation",
+    "choices", "usage",  "error",   NULL};
 static const char *const choice_members[] = {"index", "delta", "finish_reason", NULL};
 static const char *const delta_members[] = {"role", NULL};
 
@@ -25,9 +25,11 @@ static int is_known(const char *const *known, const char *key)
     return 0;
 }
 
-/* ---- fast path: one choice with role and content and nothing else that says something ------------------------------- */
+/* ---- fast path: one choice with role and content and nothing else that says something ---------------------------- */
 
-/* The scanners return 0 to leave the chunk to json-c. A member that comes twice is left to it, too: the last one wins. */
+/*
+ * The scanners return 0 to leave the chunk to json-c. A member that comes twice is left to it, too: the last one wins.
+ */
 
 static int scan_delta(cs_json_scan_t *scan, cs_json_str_t *content)
 {
@@ -120,15 +122,14 @@ static int scan_chunk(const cs_frame_t *frame, cs_json_str_t *content)
     return more == 0 && choices == 1 && cs_json_scan_end(&scan);
 }
 
-/* ---- the whole of it, by json-c -------------------------------------------------------------------------------------- */
+/* ---- the whole of it, by json-c ---------------------------------------------------------------------------------- */
 
 static void add_unknown(json_object *to, json_object *from, const char *const *known)
 {
     if (!json_object_is_type(from, json_type_object)) {
         return;
     }
-    json_object_object_foreach(from, key, value)
-    {
+    json_object_object_foreach(from, key, value) {
         if (!is_known(known, key) && !cs_provider_is_void(value) && !json_object_object_get_ex(to, key, NULL)) {
             json_object_object_add(to, key, json_object_get(value));
         }
@@ -242,7 +243,7 @@ static const char *missing(const cs_decoder_t *decoder)
     return decoder->frames == 0 ? "upstream's answer was empty" : "upstream's answer ended without an end marker";
 }
 
-/* ---- request --------------------------------------------------------------------------------------------------------- */
+/* ---- request ----------------------------------------------------------------------------------------------------- */
 
 static apr_status_t put_history(cs_buf_t *out, const char *history)
 {
@@ -280,9 +281,8 @@ static apr_status_t build_request(const cs_question_t *question, cs_buf_t *out)
     if (rv == APR_SUCCESS) {
         rv = cs_buf_append_json(out, message, strlen(message));
     }
-    return rv == APR_SUCCESS
-               ? cs_buf_append_str(out, "}],\"stream\":true,\"stream_options\":{\"include_usage\":true}}")
-               : rv;
+    return rv == APR_SUCCESS ? cs_buf_append_str(out, "}],\"stream\":true,\"stream_options\":{\"include_usage\":true}}")
+                             : rv;
 }
 
 const cs_dialect_t cs_dialect_openai = {

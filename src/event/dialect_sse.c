@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * dialect sse: what hand-written backends send. Nothing about them is fixed, so this is a list of habits met in the field:
- * JSON objects with the text under one of several names, JSON strings, bare text, an end said in one of several words, or
- * not said at all.
+ * dialect sse: what hand-written backends send. Nothing about them is fixed, so this is a list of habits met in the
+ * field: JSON objects with the text under one of several names, JSON strings, bare text, an end said in one of several
+ * words, or not said at all.
  */
 #include "event/dialect.h"
 #include "event/json_scan.h"
@@ -14,7 +14,7 @@
 static const char *const text_keys[] = {"content", "token", "text", "chunk", "delta"};
 #define TEXT_KEYS (sizeof(text_keys) / sizeof(text_keys[0]))
 
-/* ---- what the event's name or its member "type" says ------------------------------------------------------------------ */
+/* ---- what the event's name or its member "type" says ------------------------------------------------------------- */
 
 typedef enum { ORDINARY, PING, START, END, ERROR } meaning_e; /* of two that differ, the greater counts */
 
@@ -23,9 +23,9 @@ static meaning_e word_meaning(const char *word, size_t len)
     static const struct {
         const char *word;
         meaning_e meaning;
-    } words[] = {{"done", END},         {"complete", END},  {"completed", END}, {"end", END},
-                 {"finish", END},       {"stop", END},      {"message_stop", END}, {"error", ERROR},
-                 {"ping", PING},        {"heartbeat", PING}, {"keepalive", PING}, {"start", START}};
+    } words[] = {{"done", END},   {"complete", END},   {"completed", END},    {"end", END},
+                 {"finish", END}, {"stop", END},       {"message_stop", END}, {"error", ERROR},
+                 {"ping", PING},  {"heartbeat", PING}, {"keepalive", PING},   {"start", START}};
     if (len < 3 || len > 12) {
         return ORDINARY;
     }
@@ -47,7 +47,7 @@ static meaning_e name_meaning(const cs_frame_t *frame)
     return is_named(frame) ? word_meaning(frame->name, frame->name_len) : ORDINARY;
 }
 
-/* ---- fast path: an object with a text and nothing else that says something ------------------------------------------ */
+/* ---- fast path: an object with a text and nothing else that says something --------------------------------------- */
 
 static int is_text_key(const cs_json_str_t *key)
 {
@@ -112,7 +112,7 @@ static apr_status_t pass_string(cs_decoder_t *decoder, const cs_json_str_t *text
     return rv == APR_SUCCESS ? cs_decoder_token(decoder, decoder->scratch.data, decoder->scratch.len) : rv;
 }
 
-/* ---- objects, by json-c ---------------------------------------------------------------------------------------------- */
+/* ---- objects, by json-c ------------------------------------------------------------------------------------------ */
 
 /* Where an object keeps its text. */
 typedef struct {
@@ -166,13 +166,12 @@ static int is_boring(const char *key)
 }
 
 /*
- * What else an object with a text says. "error" is not among it: with a text beside it it is no failure, but its words are
- * still the upstream's to its operator.
+ * What else an object with a text says. "error" is not among it: with a text beside it it is no failure, but its words
+ * are still the upstream's to its operator.
  */
 static void add_beside_text(json_object *metadata, json_object *object, const place_t *place)
 {
-    json_object_object_foreach(object, key, value)
-    {
+    json_object_object_foreach(object, key, value) {
         if (is_boring(key) || value == NULL) {
             continue;
         }
@@ -192,8 +191,7 @@ static void add_beside_text(json_object *metadata, json_object *object, const pl
 
 static int has_only_boring(json_object *object)
 {
-    json_object_object_foreach(object, key, value)
-    {
+    json_object_object_foreach(object, key, value) {
         (void)value;
         if (!is_boring(key)) {
             return 0;
@@ -211,8 +209,7 @@ static void add_all(json_object *metadata, json_object *object, const cs_frame_t
     if (taken && has_only_boring(object)) {
         return;
     }
-    json_object_object_foreach(object, key, value)
-    {
+    json_object_object_foreach(object, key, value) {
         if (strcmp(key, "usage") != 0 && strcmp(key, "finish_reason") != 0) {
             json_object_object_add(metadata, key, json_object_get(value));
         }
@@ -226,8 +223,7 @@ static void add_all(json_object *metadata, json_object *object, const cs_frame_t
 /* The answer's end is told in the object itself or in one member of it, as in {"type":"done","data":{"usage":{…}}}. */
 static void note_outcome(cs_decoder_t *decoder, json_object *object)
 {
-    json_object_object_foreach(object, key, value)
-    {
+    json_object_object_foreach(object, key, value) {
         (void)key;
         cs_provider_finish_reason(decoder, cs_provider_member(value, "finish_reason"));
         cs_provider_usage(decoder, cs_provider_member(value, "usage"));
@@ -253,7 +249,8 @@ static json_object *gather(json_object *object, const cs_frame_t *frame, const p
         const place_t nowhere = {NULL, "", NULL};
         add_beside_text(metadata, object, &nowhere);
     }
-    else if (meaning != START || json_object_object_length(object) > (json_object_object_get_ex(object, "type", NULL))) {
+    else if (meaning != START
+             || json_object_object_length(object) > (json_object_object_get_ex(object, "type", NULL))) {
         add_all(metadata, object, frame);
     }
     return metadata;
@@ -298,7 +295,7 @@ static apr_status_t read_object(cs_decoder_t *decoder, const cs_frame_t *frame, 
     return rv;
 }
 
-/* ---- everything else -------------------------------------------------------------------------------------------------- */
+/* ---- everything else --------------------------------------------------------------------------------------------- */
 
 static apr_status_t read_array(cs_decoder_t *decoder, const cs_frame_t *frame, json_object *array)
 {

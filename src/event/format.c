@@ -40,7 +40,7 @@ unsigned cs_format_index(const cs_format_t *format)
     return i;
 }
 
-/* ---- small steps; each does nothing once `*rv` is a failure, so that callers check once ------------------------------ */
+/* ---- small steps; each does nothing once `*rv` is a failure, so that callers check once -------------------------- */
 
 static void put(apr_status_t *rv, cs_buf_t *out, const char *text)
 {

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* format: the rows behind cs_format_find. A new format is one file format_<name>.c and one word at the end of CS_FORMATS. */
+/*
+ * format: the rows behind cs_format_find. A new format is one file format_<name>.c and one word at the end of
+ * CS_FORMATS.
+ */
 #ifndef CHATSTREAM_EVENT_FORMAT_H
 #define CHATSTREAM_EVENT_FORMAT_H
 

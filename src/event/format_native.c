@@ -173,6 +173,6 @@ static apr_status_t put_ending(cs_buf_t *out, const cs_stream_info_t *info, cons
 }
 
 const cs_format_t cs_format_native = {
-    "native",  "text/event-stream", CS_DECODE_EVENTS, 1, cs_format_put_retry, start, put_event, gap,
-    heartbeat, put_ending,
+    "native", "text/event-stream", CS_DECODE_EVENTS, 1, cs_format_put_retry, start, put_event,
+    gap,      heartbeat,           put_ending,
 };

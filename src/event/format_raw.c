@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * format raw: the upstream's own events with our ids, so that a client written for the upstream can resume. What is ours
- * (gap, failure) has an event name of its own; a heartbeat is a comment, because such a client takes every event for one
- * of its upstream's.
+ * format raw: the upstream's own events with our ids, so that a client written for the upstream can resume. What is
+ * ours (gap, failure) has an event name of its own; a heartbeat is a comment, because such a client takes every event
+ * for one of its upstream's.
  */
 #include <string.h>
 
@@ -106,7 +106,9 @@ static apr_status_t heartbeat(cs_buf_t *out, apr_time_t now)
     return cs_buf_append_str(out, ": heartbeat\n\n");
 }
 
-/* A whole answer ends as the upstream ended it; only what the upstream could not say is said here. No seq of its own. */
+/*
+ * A whole answer ends as the upstream ended it; only what the upstream could not say is said here. No seq of its own.
+ */
 static apr_status_t put_ending(cs_buf_t *out, const cs_stream_info_t *info, const cs_ending_t *ending, uint64_t seq)
 {
     size_t before = out->len;
@@ -126,6 +128,5 @@ static apr_status_t put_ending(cs_buf_t *out, const cs_stream_info_t *info, cons
 }
 
 const cs_format_t cs_format_raw = {
-    "raw",     "text/event-stream", CS_DECODE_RAW, 0, cs_format_put_retry, start, put_event, gap,
-    heartbeat, put_ending,
+    "raw", "text/event-stream", CS_DECODE_RAW, 0, cs_format_put_retry, start, put_event, gap, heartbeat, put_ending,
 };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * framing: bytes cut anywhere -> frames. A framing knows where a frame begins and ends and nothing of what it means; that
- * is the dialect's part. Each is a row of functions over a state the decoder allocates once:
+ * framing: bytes cut anywhere -> frames. A framing knows where a frame begins and ends and nothing of what it means;
+ * that is the dialect's part. Each is a row of functions over a state the decoder allocates once:
  *
  *     void *state = malloc(framing->size);
  *     framing->init(state, max_event, on_frame, baton);
@@ -9,8 +9,8 @@
  *     rv = framing->finish(state, &why);          the bytes ended in an orderly way
  *     framing->release(state);
  *
- * Whatever is cut, memory stays below a small multiple of max_event: a line or a frame that is longer is APR_ENOSPC, after
- * which only reset and release are allowed. The same holds after the callback failed.
+ * Whatever is cut, memory stays below a small multiple of max_event: a line or a frame that is longer is APR_ENOSPC,
+ * after which only reset and release are allowed. The same holds after the callback failed.
  */
 #ifndef CHATSTREAM_EVENT_FRAMING_H
 #define CHATSTREAM_EVENT_FRAMING_H

@@ -2,7 +2,8 @@
 /*
  * json_scan: a pull scanner for JSON text (RFC 8259, the whole grammar, nothing beside it). It is here for two reasons:
  *
- * - Speed. json-c takes 600 ns for {"content":"…"}: one malloc per value and a newlocale() per parse. The dialects read the
+ * - Speed. json-c takes 600 ns for {"content":"…"}: one malloc per value and a newlocale() per parse. The dialects read
+ * the
  *   usual shapes with this scanner in a tenth of that, and leave everything else to json-c.
  * - Strictness. json-c, also in its strict mode, takes 'single quotes', NaN, `1.` and raw control characters, and would
  *   pass some of them on to clients. What this scanner does not take is not JSON here.

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ndjson: one JSON value per line, LF or CRLF. Blank lines mean nothing. Whether a line is JSON is for the dialect to say,
- * which is why a last line without its LF is passed on at the end: cut JSON will not parse.
+ * ndjson: one JSON value per line, LF or CRLF. Blank lines mean nothing. Whether a line is JSON is for the dialect to
+ * say, which is why a last line without its LF is passed on at the end: cut JSON will not parse.
  */
 #include "event/framing.h"
 

@@ -70,8 +70,7 @@ void cs_provider_usage(cs_decoder_t *decoder, json_object *usage)
 void cs_provider_finish_reason(cs_decoder_t *decoder, json_object *reason)
 {
     if (json_object_is_type(reason, json_type_string)) {
-        cs_decoder_finish_reason(decoder, json_object_get_string(reason),
-                                 (size_t)json_object_get_string_len(reason));
+        cs_decoder_finish_reason(decoder, json_object_get_string(reason), (size_t)json_object_get_string_len(reason));
     }
 }
 
@@ -83,11 +82,21 @@ static failure_e failure_kind(json_object *value)
     static const struct {
         const char *word;
         failure_e kind;
-    } words[] = {{"rate_limit", RATE_LIMITED},   {"too_many_requests", RATE_LIMITED}, {"429", RATE_LIMITED},
-                 {"overloaded", OVERLOADED},     {"unavailable", OVERLOADED},         {"resource_exhausted", OVERLOADED},
-                 {"503", OVERLOADED},            {"529", OVERLOADED},                 {"server_error", BROKEN},
-                 {"internal", BROKEN},           {"api_error", BROKEN},               {"timeout", BROKEN},
-                 {"deadline_exceeded", BROKEN},  {"500", BROKEN},                     {"502", BROKEN},
+    } words[] = {{"rate_limit", RATE_LIMITED},
+                 {"too_many_requests", RATE_LIMITED},
+                 {"429", RATE_LIMITED},
+                 {"overloaded", OVERLOADED},
+                 {"unavailable", OVERLOADED},
+                 {"resource_exhausted", OVERLOADED},
+                 {"503", OVERLOADED},
+                 {"529", OVERLOADED},
+                 {"server_error", BROKEN},
+                 {"internal", BROKEN},
+                 {"api_error", BROKEN},
+                 {"timeout", BROKEN},
+                 {"deadline_exceeded", BROKEN},
+                 {"500", BROKEN},
+                 {"502", BROKEN},
                  {"504", BROKEN}};
     if (!json_object_is_type(value, json_type_string) && !json_object_is_type(value, json_type_int)) {
         return FAILED;
@@ -95,7 +104,7 @@ static failure_e failure_kind(json_object *value)
     char lower[64];
     const char *text = json_object_get_string(value);
     size_t len = 0;
-    for (; text[len] != '\0' && len < sizeof(lower) - 1; len++) {
+    for (; len < sizeof(lower) - 1 && text[len] != '\0'; len++) {
         char c = text[len];
         lower[len] = (char)(c >= 'A' && c <= 'Z' ? c | 0x20 : c);
     }

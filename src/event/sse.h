@@ -12,13 +12,13 @@ typedef struct {
     cs_frame_fn *fn;
     void *baton;
     size_t max_event;
-    int bom;         /* bytes of the byte order mark seen; BOM_DONE: no longer looked for */
-    int after_cr;    /* the bytes so far end with CR: an LF now belongs to it */
-    int64_t retry;   /* -1: not given */
-    cs_buf_t line;   /* the unfinished line */
-    cs_buf_t data;   /* each data line with an LF behind it, as the standard's "data buffer" */
-    cs_buf_t name;   /* "event type buffer" */
-    cs_buf_t id;     /* "last event ID buffer" */
+    int bom;       /* bytes of the byte order mark seen; BOM_DONE: no longer looked for */
+    int after_cr;  /* the bytes so far end with CR: an LF now belongs to it */
+    int64_t retry; /* -1: not given */
+    cs_buf_t line; /* the unfinished line */
+    cs_buf_t data; /* each data line with an LF behind it, as the standard's "data buffer" */
+    cs_buf_t name; /* "event type buffer" */
+    cs_buf_t id;   /* "last event ID buffer" */
 } cs_sse_t;
 
 void cs_sse_init(cs_sse_t *sse, size_t max_event, cs_frame_fn *fn, void *baton);

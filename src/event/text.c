@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * text: bytes as they come, except that a character is never cut: its beginning waits here for the rest. What is not UTF-8
- * becomes U+FFFD.
+ * text: bytes as they come, except that a character is never cut: its beginning waits here for the rest. What is not
+ * UTF-8 becomes U+FFFD.
  */
 #include "event/framing.h"
 

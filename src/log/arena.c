@@ -38,7 +38,8 @@ uint64_t cs_log_bytes_needed(uint32_t max_streams, uint32_t max_children)
     plan_t plan;
 
     make_plan(&plan, max_streams, max_children);
-    return plan.off_blocks + (uint64_t)max_streams * BLOCKS_PER_STREAM * BLOCK_SIZE;
+    /* The reserve on top: without it a small arena would count as full with nothing in it. */
+    return plan.off_blocks + ((uint64_t)max_streams * BLOCKS_PER_STREAM + BLOCKS_IN_RESERVE) * BLOCK_SIZE;
 }
 
 static void point_into(cs_log_t *log, const plan_t *plan)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
+#include <stdlib.h>
 
 #include "layout.h"
 
@@ -102,4 +103,57 @@ void cs_log_blocks_sweep(cs_log_t *log)
         }
     }
     pool_unlock(log);
+}
+
+/* ---- after a writer's death -------------------------------------------------------------------------------------- */
+
+static int lost_to(const slot_t *slot, uint32_t child) { return slot->life == LIFE_LIVE && slot->owner == child; }
+
+/* What was published says how long the chain is; blocks behind it were being filled. Notes the chain in `chained`. */
+static void mend_chain(cs_log_t *log, uint32_t index, uint64_t *chained)
+{
+    slot_t *slot = &log->slots[index];
+    log_head_t *head = head_of(slot);
+    uint32_t want = blocks_between(head->pos, atomic_load(&slot->tail_pos)), count = 0, last = NONE;
+    uint32_t at = atomic_load(&head->block);
+
+    while (count < want && at < log->head->nblocks && block_at(log, at)->owner == index + 1) {
+        chained[at / 64] |= UINT64_C(1) << (at % 64);
+        last = at;
+        at = block_at(log, at)->next;
+        count++;
+    }
+    slot->blocks = count;
+    atomic_store(&slot->last_block, last);
+    if (last == NONE) {
+        atomic_store(&head->block, NONE);
+    }
+    else {
+        block_at(log, last)->next = NONE;
+    }
+}
+
+void cs_log_blocks_mend(cs_log_t *log, uint32_t child)
+{
+    uint64_t *chained = calloc((log->head->nblocks + 63) / 64, sizeof(*chained));
+    uint32_t i;
+
+    if (!chained) {
+        abort(); /* in a process that reaps, as httpd's pools do; the next one tries again */
+    }
+    for (i = 0; i < log->head->nslots; i++) {
+        if (lost_to(&log->slots[i], child)) {
+            mend_chain(log, i, chained);
+        }
+    }
+    pool_lock(log);
+    for (i = 0; i < log->head->nblocks; i++) {
+        uint32_t owner = block_at(log, i)->owner;
+
+        if (owner && lost_to(&log->slots[owner - 1], child) && !(chained[i / 64] >> (i % 64) & 1)) {
+            give_locked(log, i);
+        }
+    }
+    pool_unlock(log);
+    free(chained);
 }

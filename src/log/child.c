@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -51,6 +52,9 @@ static int is_dead(const child_t *child)
     if (kill(pid, 0) && errno == ESRCH) {
         return 1;
     }
+    if (!child->started) {
+        return 0; /* there was no /proc to look at, so its silence means nothing now */
+    }
     started = process_started(pid);
     return started == 0 || (started > 1 && child->started > 1 && started != child->started);
 }
@@ -80,9 +84,26 @@ apr_status_t cs_log_child_attach(cs_log_t *log, uint32_t *out)
     return i < log->head->nchildren ? APR_SUCCESS : APR_ENOSPC;
 }
 
+int cs_log_child_is_ours(const cs_log_t *log, uint32_t child)
+{
+    return child < log->head->nchildren && atomic_load(&log->children[child].pid) == getpid();
+}
+
+/* Lock held. A reader of our own that is at it right now gets the time to finish; a dead child's never will. */
+static void drop_cursor(cursor_entry_t *entry)
+{
+    int patience = 10000;
+
+    while (cursor_state(entry) == CURSOR_READING && patience--) {
+        sched_yield();
+    }
+    atomic_store(&entry->state, CURSOR_FREE);
+}
+
 /* Lock held: takes away every cursor of a child. */
 static void drop_cursors(cs_log_t *log, uint32_t child)
 {
+    int alive = cs_log_child_is_ours(log, child);
     uint32_t i, k;
 
     for (i = 0; i < log->head->nslots; i++) {
@@ -93,8 +114,13 @@ static void drop_cursors(cs_log_t *log, uint32_t child)
             continue;
         }
         for (k = 0; k < CS_LOG_READERS; k++) {
-            if (atomic_load(&slot->cursors[k].state) != CURSOR_FREE && slot->cursors[k].child == child) {
-                atomic_store(&slot->cursors[k].state, CURSOR_FREE);
+            cursor_entry_t *entry = &slot->cursors[k];
+
+            if (cursor_state(entry) != CURSOR_FREE && atomic_load(&entry->child) == child) {
+                if (alive) {
+                    drop_cursor(entry);
+                }
+                atomic_store(&entry->state, CURSOR_FREE);
                 dropped = 1;
             }
         }
@@ -107,24 +133,27 @@ static void drop_cursors(cs_log_t *log, uint32_t child)
     }
 }
 
+static unsigned reap_child(cs_log_t *log, uint32_t child, apr_time_t now);
+
 void cs_log_child_detach(cs_log_t *log, uint32_t child)
 {
     cs_log_lock(log);
-    drop_cursors(log, child);
-    atomic_store(&log->children[child].pid, 0);
+    /* Streams too: one may have been claimed when the loop had already ended. */
+    reap_child(log, child, cs_clock_mono());
     cs_log_unlock(log);
 }
 
 int cs_log_child_eventfd(const cs_log_t *log, uint32_t child) { return log->eventfds[child]; }
 
+/* Whatever `pending` says: a process that was killed after raising it has not written. */
 void cs_log_child_wake(cs_log_t *log, uint32_t child)
 {
-    if (!atomic_exchange(&log->children[child].pending, 1)) {
-        uint64_t one = 1;
-        ssize_t written = write(log->eventfds[child], &one, sizeof(one));
+    uint64_t one = 1;
+    ssize_t written;
 
-        (void)written; /* cannot be full: the counter is read before `pending` falls */
-    }
+    atomic_store(&log->children[child].pending, 1);
+    written = write(log->eventfds[child], &one, sizeof(one));
+    (void)written; /* full means that it is readable */
 }
 
 void cs_log_mark(cs_log_t *log, uint32_t child, uint32_t slot)
@@ -132,7 +161,9 @@ void cs_log_mark(cs_log_t *log, uint32_t child, uint32_t slot)
     _Atomic uint64_t *word = log->marks + (size_t)child * log->head->mark_words + slot / 64;
 
     atomic_fetch_or(word, UINT64_C(1) << (slot % 64));
-    cs_log_child_wake(log, child);
+    if (!atomic_exchange(&log->children[child].pending, 1)) {
+        cs_log_child_wake(log, child);
+    }
 }
 
 void cs_log_mark_readers(cs_log_t *log, uint32_t index)
@@ -145,8 +176,8 @@ void cs_log_mark_readers(cs_log_t *log, uint32_t index)
         cursor_entry_t *entry = &slot->cursors[i];
 
         if (atomic_load_explicit(&entry->want, memory_order_relaxed) && atomic_exchange(&entry->want, 0) &&
-            atomic_load(&entry->state) != CURSOR_FREE) {
-            cs_log_mark(log, entry->child, index);
+            cursor_state(entry) != CURSOR_FREE) {
+            cs_log_mark(log, atomic_load(&entry->child), index);
         }
     }
 }
@@ -159,7 +190,8 @@ void cs_log_child_drain(cs_log_t *log, uint32_t child, void (*fn)(void *baton, u
     ssize_t got = read(log->eventfds[child], &count, sizeof(count));
 
     (void)got;
-    atomic_store(&log->children[child].pending, 0);
+    /* An exchange, not a store: who found it raised has marked before, and we must see that mark. */
+    atomic_exchange(&log->children[child].pending, 0);
     for (i = 0; i < log->head->mark_words; i++) {
         uint64_t bits = atomic_load_explicit(&words[i], memory_order_relaxed) ? atomic_exchange(&words[i], 0) : 0;
 
@@ -179,30 +211,35 @@ static void end_lost(cs_log_t *log, uint32_t index, apr_time_t now)
     cs_log_ending_t *ending = &slot->ending;
     int i;
 
-    memset(ending, 0, sizeof(*ending));
-    ending->state = CS_STATE_ERROR;
-    ending->retryable = 1;
-    ending->prompt_tokens = ending->completion_tokens = ending->first_token_ms = -1;
-    ending->duration_ms = -1;
-    ending->tokens = atomic_load(&slot->tail_seq);
-    snprintf(ending->code, sizeof(ending->code), "worker_lost");
-    snprintf(ending->message, sizeof(ending->message), "The server process that held this stream was lost.");
-    atomic_store_explicit(&slot->state, CS_STATE_ERROR, memory_order_release);
+    /* It may have died in the act of ending it: then readers have seen that end already. */
+    if (!cs_state_is_end((cs_state_e)atomic_load(&slot->state))) {
+        memset(ending, 0, sizeof(*ending));
+        ending->state = CS_STATE_ERROR;
+        ending->retryable = 1;
+        ending->prompt_tokens = ending->completion_tokens = ending->first_token_ms = -1;
+        ending->duration_ms = -1;
+        ending->tokens = atomic_load(&slot->tail_seq);
+        snprintf(ending->code, sizeof(ending->code), "worker_lost");
+        snprintf(ending->message, sizeof(ending->message), "The server process that held this stream was lost.");
+        atomic_store_explicit(&slot->state, CS_STATE_ERROR, memory_order_release);
+    }
     /* Long enough for a client that was cut off to come back and read how it ended, no longer: the blocks are wanted. */
     cs_log_slot_keep(log, index, now, LOST_KEEP);
     for (i = 0; i < CS_LOG_READERS; i++) {
-        if (atomic_load(&slot->cursors[i].state) != CURSOR_FREE) {
-            cs_log_mark(log, slot->cursors[i].child, index);
+        if (cursor_state(&slot->cursors[i]) != CURSOR_FREE) {
+            cs_log_mark(log, atomic_load(&slot->cursors[i].child), index);
         }
     }
 }
 
+/* Lock held. */
 static unsigned reap_child(cs_log_t *log, uint32_t child, apr_time_t now)
 {
     unsigned lost = 0;
     uint32_t i;
 
     drop_cursors(log, child);
+    cs_log_blocks_mend(log, child);
     for (i = 0; i < log->head->nslots; i++) {
         if (log->slots[i].life == LIFE_LIVE && log->slots[i].owner == child) {
             end_lost(log, i, now);
@@ -210,6 +247,9 @@ static unsigned reap_child(cs_log_t *log, uint32_t child, apr_time_t now)
         }
     }
     atomic_store(&log->children[child].pid, 0);
+    for (i = 0; i < log->head->nchildren; i++) {
+        cs_log_child_wake(log, i); /* it may have died with somebody's `pending` raised and nothing written */
+    }
     return lost;
 }
 
@@ -229,6 +269,13 @@ static void expire(cs_log_t *log, apr_time_t now)
     }
 }
 
+int cs_log_reap_is_due(cs_log_t *log, apr_time_t now, apr_time_t interval)
+{
+    apr_time_t last = atomic_load(&log->head->reaped_at);
+
+    return now - last >= interval && atomic_compare_exchange_strong(&log->head->reaped_at, &last, now);
+}
+
 unsigned cs_log_reap(cs_log_t *log, apr_time_t now)
 {
     unsigned lost = 0;
@@ -239,7 +286,7 @@ unsigned cs_log_reap(cs_log_t *log, apr_time_t now)
             cs_log_lock(log);
             if (is_dead(&log->children[i])) {
                 lost += reap_child(log, i, now);
-                cs_log_blocks_sweep(log); /* a block taken but not linked when the owner died */
+                cs_log_blocks_sweep(log); /* of a slot it was freeing */
             }
             cs_log_unlock(log);
         }

@@ -12,9 +12,10 @@ static cursor_entry_t *entry_of(const cs_cursor_t *cursor) { return &slot_of(cur
 int cs_log_cursor_attach(cs_log_t *log, uint32_t child, uint32_t index, cs_cursor_t *cursor)
 {
     slot_t *slot = &log->slots[index];
+    const log_head_t *head = head_of(slot);
     uint32_t i = 0;
 
-    while (i < CS_LOG_READERS && atomic_load(&slot->cursors[i].state) != CURSOR_FREE) {
+    while (i < CS_LOG_READERS && cursor_state(&slot->cursors[i]) != CURSOR_FREE) {
         i++;
     }
     if (i == CS_LOG_READERS) {
@@ -24,44 +25,54 @@ int cs_log_cursor_attach(cs_log_t *log, uint32_t child, uint32_t index, cs_curso
     cursor->log = log;
     cursor->slot = index;
     cursor->entry = i;
-    cursor->pos = slot->head_pos;
-    cursor->seq = slot->head_seq;
-    cursor->block = slot->head_pos ? atomic_load(&slot->first_block) : NONE;
+    cursor->serial = log->head->cursor_serial += CURSOR_MASK + 1;
+    cursor->pos = head->pos;
+    cursor->seq = head->seq;
+    cursor->block = head->pos ? atomic_load(&head->block) : NONE;
     cs_buf_init(&cursor->scratch, SCRATCH_MAX);
-    slot->cursors[i].child = child;
+    atomic_store(&slot->cursors[i].child, child);
     atomic_store(&slot->cursors[i].want, 0);
     atomic_store(&slot->cursors[i].pos, cursor->pos);
-    atomic_store(&slot->cursors[i].state, CURSOR_OPEN);
+    atomic_store(&slot->cursors[i].state, cursor->serial | CURSOR_OPEN);
     return 1;
 }
 
 cs_read_e cs_log_read_begin(cs_cursor_t *cursor)
 {
-    uint32_t expected = CURSOR_OPEN;
+    uint32_t expected = cursor->serial | CURSOR_OPEN, reading = cursor->serial | CURSOR_READING;
 
     cursor->state = atomic_load_explicit(&slot_of(cursor)->state, memory_order_acquire);
-    return atomic_compare_exchange_strong(&entry_of(cursor)->state, &expected, CURSOR_READING) ? CS_READ_EMPTY
-                                                                                                : CS_READ_LAGGED;
+    return atomic_compare_exchange_strong(&entry_of(cursor)->state, &expected, reading) ? CS_READ_EMPTY
+                                                                                        : CS_READ_LAGGED;
 }
 
 void cs_log_read_end(cs_cursor_t *cursor)
 {
     slot_t *slot = slot_of(cursor);
     cursor_entry_t *entry = entry_of(cursor);
+    uint32_t expected = cursor->serial | CURSOR_READING;
     int moved = atomic_load_explicit(&entry->pos, memory_order_relaxed) != cursor->pos;
 
+    if (atomic_load_explicit(&entry->state, memory_order_relaxed) != expected) {
+        return; /* taken away: this child has detached */
+    }
     atomic_store_explicit(&entry->pos, cursor->pos, memory_order_release);
-    atomic_store(&entry->state, CURSOR_OPEN);
+    atomic_compare_exchange_strong(&entry->state, &expected, cursor->serial | CURSOR_OPEN);
     if (moved && atomic_load(&slot->full) && atomic_exchange(&slot->full, 0)) {
         cs_log_mark(cursor->log, slot->owner, cursor->slot);
     }
+}
+
+int cs_log_has_events(const cs_cursor_t *cursor)
+{
+    return atomic_load_explicit(&slot_of(cursor)->tail_pos, memory_order_acquire) != cursor->pos;
 }
 
 /* Steps into the next block when the cursor stands at the end of its own. Only with bytes left to read. */
 static void enter_block(cs_cursor_t *cursor, uint64_t pos)
 {
     if (cursor->block == NONE) {
-        cursor->block = atomic_load(&slot_of(cursor)->first_block);
+        cursor->block = atomic_load(&head_of(slot_of(cursor))->block);
     }
     else if (pos % BLOCK_DATA == 0) {
         cursor->block = block_at(cursor->log, cursor->block)->next;
@@ -167,12 +178,12 @@ int cs_log_want_wake(cs_cursor_t *cursor)
     slot_t *slot = slot_of(cursor);
 
     /* In the owner's own process the hub tells. */
-    if (slot->owner != entry_of(cursor)->child) {
+    if (slot->owner != atomic_load_explicit(&entry_of(cursor)->child, memory_order_relaxed)) {
         atomic_store(&entry_of(cursor)->want, 1);
     }
     /* Raised before looking: a writer that published earlier is seen here, a later one sees the flag. */
     return atomic_load(&slot->tail_pos) == cursor->pos && atomic_load(&slot->state) == cursor->state &&
-           atomic_load(&entry_of(cursor)->state) != CURSOR_LAGGED;
+           atomic_load(&entry_of(cursor)->state) == (cursor->serial | CURSOR_OPEN);
 }
 
 void cs_log_cursor_close(cs_cursor_t *cursor)
@@ -185,11 +196,16 @@ void cs_log_cursor_close(cs_cursor_t *cursor)
     }
     slot = slot_of(cursor);
     cs_log_lock(log);
-    atomic_store(&entry_of(cursor)->state, CURSOR_FREE);
-    if (slot->life == LIFE_LIVE) {
+    if ((atomic_load(&entry_of(cursor)->state) & ~(uint32_t)CURSOR_MASK) != cursor->serial) {
+        slot = NULL; /* taken away; entry and slot may be another's by now */
+    }
+    else {
+        atomic_store(&entry_of(cursor)->state, CURSOR_FREE);
+    }
+    if (slot && slot->life == LIFE_LIVE) {
         cs_log_mark(log, slot->owner, cursor->slot);
     }
-    else if (slot->life == LIFE_KEPT && slot->forgotten && !cs_log_slot_cursors(slot)) {
+    else if (slot && slot->life == LIFE_KEPT && slot->forgotten && !cs_log_slot_cursors(slot)) {
         cs_log_slot_free(log, cursor->slot);
     }
     cs_log_unlock(log);

@@ -29,9 +29,10 @@
 #define BLOCK_DATA (BLOCK_SIZE - (uint32_t)sizeof(block_head_t))
 #define RECORD_ALIGN 8u
 #define LOST_KEEP apr_time_from_sec(2)
+#define BLOCKS_IN_RESERVE 64u /* below this the arena counts as full: several upstream reads may be under way at once */
 
 enum { LIFE_FREE = 0, LIFE_LIVE, LIFE_KEPT };
-enum { CURSOR_FREE = 0, CURSOR_OPEN, CURSOR_READING, CURSOR_LAGGED };
+enum { CURSOR_FREE = 0, CURSOR_OPEN, CURSOR_READING, CURSOR_LAGGED, CURSOR_MASK = 3 };
 
 typedef struct {
     uint32_t next;
@@ -46,11 +47,21 @@ typedef struct {
 } record_head_t;
 
 typedef struct {
-    _Atomic uint32_t state; /* CURSOR_*; the reader takes OPEN to READING and back, the writer takes OPEN to LAGGED */
-    uint32_t child;         /* lock */
+    /*
+     * CURSOR_*, and above it a serial that tells one use of the entry from the next: a cursor that was taken away must
+     * not touch its successor. The reader takes OPEN to READING and back, the writer takes OPEN to LAGGED; FREE: lock.
+     */
+    _Atomic uint32_t state;
+    _Atomic uint32_t child; /* written under lock */
     _Atomic uint32_t want;  /* the reader sleeps and wants its child marked */
     _Atomic uint64_t pos;
 } cursor_entry_t;
+
+typedef struct {
+    uint64_t pos, seq; /* seq: last dropped event */
+    /* The block with the last dropped byte, so that a cursor may stand at its end; at pos 0 the first. NONE: no byte yet. */
+    _Atomic uint32_t block;
+} log_head_t;
 
 typedef struct {
     /* lock: */
@@ -58,7 +69,8 @@ typedef struct {
     uint32_t forgotten; /* not to be found any more; freed with the last cursor */
     uint32_t free_next;
     uint32_t kept_prev, kept_next;
-    uint32_t id_next, user_next, key_next;
+    uint32_t id_next, key_next;
+    uint32_t user_next, user_prev; /* live slots only; both ways, since one user may have thousands */
     uint64_t user_hash, key_hash;
     apr_time_t ended_at; /* mono */
     apr_time_t keep;
@@ -76,9 +88,11 @@ typedef struct {
     cs_log_ending_t ending;
     _Atomic uint64_t tail_pos;
     _Atomic uint64_t tail_seq; /* number of the last event */
-    _Atomic uint32_t first_block, last_block;
+    _Atomic uint32_t last_block;
     uint32_t blocks;
-    uint64_t head_pos, head_seq; /* changed under lock; head_seq: last dropped event */
+    /* One is in force. Dropping fills the other and switches, so a writer killed on the way leaves one that is whole. */
+    log_head_t heads[2]; /* lock */
+    _Atomic uint32_t head;
     _Atomic uint32_t full; /* the writer paused; a reader that moves marks the owner */
     /* anyone: */
     _Atomic uint32_t cancel;
@@ -98,7 +112,9 @@ typedef struct {
     pthread_mutex_t lock;
     uint32_t free_slot;
     uint32_t kept_first, kept_last; /* oldest end first */
+    _Atomic apr_time_t reaped_at;   /* mono: when somebody last took his turn */
     uint32_t live, kept;
+    uint32_t cursor_serial;
     pthread_mutex_t pool_lock;
     uint32_t free_block;
     _Atomic uint32_t blocks_free;
@@ -122,6 +138,19 @@ static inline block_head_t *block_at(const cs_log_t *log, uint32_t block)
 
 static inline char *block_data(const cs_log_t *log, uint32_t block) { return (char *)(block_at(log, block) + 1); }
 
+static inline log_head_t *head_of(slot_t *slot) { return &slot->heads[atomic_load(&slot->head)]; }
+
+/* How many blocks hold the bytes from `head` to `tail`. */
+static inline uint32_t blocks_between(uint64_t head, uint64_t tail)
+{
+    return tail ? (uint32_t)((tail - 1) / BLOCK_DATA - (head ? (head - 1) / BLOCK_DATA : 0)) + 1 : 0;
+}
+
+static inline uint32_t cursor_state(const cursor_entry_t *entry)
+{
+    return atomic_load_explicit(&((cursor_entry_t *)entry)->state, memory_order_acquire) & CURSOR_MASK;
+}
+
 static inline uint64_t record_size(size_t len)
 {
     return (sizeof(record_head_t) + len + RECORD_ALIGN - 1) & ~(uint64_t)(RECORD_ALIGN - 1);
@@ -137,6 +166,8 @@ void cs_log_blocks_init(cs_log_t *log);
 uint32_t cs_log_block_take(cs_log_t *log, uint32_t slot); /* NONE: none left */
 void cs_log_blocks_give(cs_log_t *log, uint32_t first, uint32_t count);
 void cs_log_blocks_sweep(cs_log_t *log); /* lock held: frees the blocks of slots that are free */
+/* Lock held, the child is dead: makes the chains of its live slots whole, frees what had left or not yet entered them. */
+void cs_log_blocks_mend(cs_log_t *log, uint32_t child);
 
 /* slot.c; all with lock held */
 void cs_log_slots_init(cs_log_t *log);
@@ -149,6 +180,7 @@ void cs_log_slot_forget(cs_log_t *log, uint32_t slot);
 unsigned cs_log_slot_cursors(const slot_t *slot);
 
 /* child.c */
+int cs_log_child_is_ours(const cs_log_t *log, uint32_t child); /* attached by this process, and not detached since */
 void cs_log_mark(cs_log_t *log, uint32_t child, uint32_t slot);
 void cs_log_mark_readers(cs_log_t *log, uint32_t slot); /* those that asked */
 

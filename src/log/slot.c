@@ -30,9 +30,6 @@ static void link_slot(cs_log_t *log, uint32_t index)
 
     slot->id_next = *head;
     *head = index;
-    head = &log->user_heads[slot->user_hash & (log->head->nbuckets - 1)];
-    slot->user_next = *head;
-    *head = index;
     if (slot->key[0]) {
         head = &log->key_heads[slot->key_hash & (log->head->nbuckets - 1)];
         slot->key_next = *head;
@@ -46,9 +43,36 @@ static void unlink_slot(cs_log_t *log, uint32_t index)
     uint32_t mask = log->head->nbuckets - 1;
 
     chain_remove(log, id_head(log, &slot->id), index, offsetof(slot_t, id_next));
-    chain_remove(log, &log->user_heads[slot->user_hash & mask], index, offsetof(slot_t, user_next));
     if (slot->key[0]) {
         chain_remove(log, &log->key_heads[slot->key_hash & mask], index, offsetof(slot_t, key_next));
+    }
+}
+
+static void link_user(cs_log_t *log, uint32_t index)
+{
+    slot_t *slot = &log->slots[index];
+    uint32_t *head = &log->user_heads[slot->user_hash & (log->head->nbuckets - 1)];
+
+    slot->user_prev = NONE;
+    slot->user_next = *head;
+    if (*head != NONE) {
+        log->slots[*head].user_prev = index;
+    }
+    *head = index;
+}
+
+static void unlink_user(cs_log_t *log, uint32_t index)
+{
+    const slot_t *slot = &log->slots[index];
+
+    if (slot->user_prev != NONE) {
+        log->slots[slot->user_prev].user_next = slot->user_next;
+    }
+    else {
+        log->user_heads[slot->user_hash & (log->head->nbuckets - 1)] = slot->user_next;
+    }
+    if (slot->user_next != NONE) {
+        log->slots[slot->user_next].user_prev = slot->user_prev;
     }
 }
 
@@ -122,6 +146,7 @@ void cs_log_slots_rebuild(cs_log_t *log)
             kept_append(log, i);
         }
         else {
+            link_user(log, i);
             log->head->live++;
         }
     }
@@ -133,7 +158,7 @@ unsigned cs_log_slot_cursors(const slot_t *slot)
     unsigned i, count = 0;
 
     for (i = 0; i < CS_LOG_READERS; i++) {
-        count += atomic_load_explicit(&slot->cursors[i].state, memory_order_relaxed) != CURSOR_FREE;
+        count += cursor_state(&slot->cursors[i]) != CURSOR_FREE;
     }
     return count;
 }
@@ -144,6 +169,7 @@ void cs_log_slot_keep(cs_log_t *log, uint32_t index, apr_time_t now, apr_time_t 
 
     slot->ended_at = now;
     slot->keep = keep;
+    unlink_user(log, index);
     slot->life = LIFE_KEPT;
     log->head->live--;
     kept_append(log, index);
@@ -152,14 +178,13 @@ void cs_log_slot_keep(cs_log_t *log, uint32_t index, apr_time_t now, apr_time_t 
 void cs_log_slot_free(cs_log_t *log, uint32_t index)
 {
     slot_t *slot = &log->slots[index];
-    uint32_t first = atomic_load(&slot->first_block), count = slot->blocks;
+    uint32_t first = atomic_load(&head_of(slot)->block), count = slot->blocks;
 
     kept_remove(log, index);
     if (!slot->forgotten) {
         unlink_slot(log, index);
     }
     slot->life = LIFE_FREE;
-    atomic_store(&slot->first_block, NONE);
     slot->free_next = log->head->free_slot;
     log->head->free_slot = index;
     cs_log_blocks_give(log, first, count);
@@ -237,7 +262,7 @@ uint32_t cs_log_count_user(cs_log_t *log, const char *user)
     for (at = log->user_heads[hash & (log->head->nbuckets - 1)]; at != NONE; at = log->slots[at].user_next) {
         const slot_t *slot = &log->slots[at];
 
-        count += slot->life == LIFE_LIVE && slot->user_hash == hash && !strcmp(slot->user, name);
+        count += slot->user_hash == hash && !strcmp(slot->user, name);
     }
     cs_log_unlock(log);
     return count;
@@ -265,11 +290,22 @@ static void fill_slot(cs_log_t *log, uint32_t index, uint32_t child, const cs_lo
     slot->limit = spec->replay_bytes;
     slot->keep = spec->replay_keep;
     slot->created_at = spec->created_at;
-    slot->head_seq = base;
+    slot->heads[0].seq = base;
+    atomic_store(&slot->heads[0].block, NONE);
     atomic_store(&slot->tail_seq, base);
-    atomic_store(&slot->first_block, NONE);
     atomic_store(&slot->last_block, NONE);
     slot->life = LIFE_LIVE;
+}
+
+/* One more reader of a stream: its owner may count the time since the last one left. */
+static int attach_reader(cs_log_t *log, uint32_t child, uint32_t index, cs_cursor_t *cursor)
+{
+    int attached = cs_log_child_is_ours(log, child) && cs_log_cursor_attach(log, child, index, cursor);
+
+    if (attached && log->slots[index].life == LIFE_LIVE) {
+        cs_log_mark(log, log->slots[index].owner, index);
+    }
+    return attached;
 }
 
 cs_claim_e cs_log_claim(cs_log_t *log, uint32_t child, const cs_log_spec_t *spec, cs_cursor_t *cursor)
@@ -285,12 +321,13 @@ cs_claim_e cs_log_claim(cs_log_t *log, uint32_t child, const cs_log_spec_t *spec
         hash = key_hash(user, spec->idem_key, spec->scope);
         index = find_key(log, user, spec->idem_key, spec->scope, hash);
         if (index != NONE) {
-            claim = cs_log_cursor_attach(log, child, index, cursor) ? CS_CLAIM_JOINED : CS_CLAIM_READERS;
+            claim = attach_reader(log, child, index, cursor) ? CS_CLAIM_JOINED : CS_CLAIM_READERS;
             cs_log_unlock(log);
             return claim;
         }
     }
-    if (log->head->live >= log->head->max_streams || (log->head->free_slot == NONE && cs_log_slot_evict(log) == NONE)) {
+    if (!cs_log_child_is_ours(log, child) || log->head->live >= log->head->max_streams ||
+        (log->head->free_slot == NONE && cs_log_slot_evict(log) == NONE)) {
         cs_log_unlock(log);
         return CS_CLAIM_FULL;
     }
@@ -298,6 +335,7 @@ cs_claim_e cs_log_claim(cs_log_t *log, uint32_t child, const cs_log_spec_t *spec
     log->head->free_slot = log->slots[index].free_next;
     fill_slot(log, index, child, spec, user, hash);
     link_slot(log, index);
+    link_user(log, index);
     log->head->live++;
     cs_log_cursor_attach(log, child, index, cursor);
     cs_log_unlock(log);
@@ -333,11 +371,11 @@ cs_open_e cs_log_open(cs_log_t *log, uint32_t child, const cs_uuid_t *id, const 
         if (cs_state_is_end(state) && after_seq >= final_seq(slot)) {
             result = CS_OPEN_SEEN;
         }
-        else if (!cs_log_cursor_attach(log, child, index, cursor)) {
+        else if (!attach_reader(log, child, index, cursor)) {
             result = CS_OPEN_READERS;
         }
-        else if (after_seq < slot->head_seq && slot->head_pos) {
-            *gap_to = slot->head_seq;
+        else if (after_seq < head_of(slot)->seq && head_of(slot)->pos) {
+            *gap_to = head_of(slot)->seq;
         }
     }
     cs_log_unlock(log);

@@ -44,7 +44,8 @@ static apr_status_t check_slots(cs_log_t *log, char *why, size_t size)
 static apr_status_t check_chain(cs_log_t *log, uint32_t index, char *why, size_t size)
 {
     slot_t *slot = &log->slots[index];
-    uint32_t at = atomic_load(&slot->first_block), count = 0, last = NONE;
+    const log_head_t *head = head_of(slot);
+    uint32_t at = atomic_load(&head->block), count = 0, last = NONE;
     uint64_t tail = atomic_load(&slot->tail_pos);
 
     while (at != NONE && count <= slot->blocks) {
@@ -58,8 +59,8 @@ static apr_status_t check_chain(cs_log_t *log, uint32_t index, char *why, size_t
     if (count != slot->blocks || (count && last != atomic_load(&slot->last_block))) {
         FAIL("slot %u: chain of %u blocks, counted as %u", index, count, slot->blocks);
     }
-    if (slot->head_pos > tail || tail > (slot->head_pos / BLOCK_DATA + count) * BLOCK_DATA + BLOCK_DATA) {
-        FAIL("slot %u: %u blocks cannot hold %llu to %llu", index, count, (unsigned long long)slot->head_pos,
+    if (head->pos > tail || count != blocks_between(head->pos, tail)) {
+        FAIL("slot %u: %u blocks for bytes %llu to %llu", index, count, (unsigned long long)head->pos,
              (unsigned long long)tail);
     }
     return APR_SUCCESS;

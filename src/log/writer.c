@@ -7,8 +7,6 @@
 
 #include "layout.h"
 
-#define BLOCKS_IN_RESERVE 64 /* below this the arena counts as full: several upstream reads may be under way at once */
-
 void cs_log_set_state(cs_log_t *log, uint32_t index, cs_state_e state)
 {
     atomic_store_explicit(&log->slots[index].state, state, memory_order_release);
@@ -30,24 +28,28 @@ static const record_head_t *record_at(const cs_log_t *log, uint32_t block, uint6
     return (const record_head_t *)(block_data(log, block) + pos % BLOCK_DATA);
 }
 
-/* How far the fastest reader is; the tail when nobody reads. */
-static uint64_t fastest_reader(slot_t *slot, uint64_t tail)
+typedef enum { UP_TO_FASTEST, UP_TO_SLOWEST } bound_e;
+
+/* How far the fastest or slowest reader is; the tail when nobody reads. */
+static uint64_t reader_bound(const slot_t *slot, uint64_t tail, bound_e which)
 {
-    uint64_t fastest = 0;
+    uint64_t bound = tail;
     int any = 0, i;
 
     for (i = 0; i < CS_LOG_READERS; i++) {
-        cursor_entry_t *entry = &slot->cursors[i];
-        uint32_t state = atomic_load_explicit(&entry->state, memory_order_acquire);
+        const cursor_entry_t *entry = &slot->cursors[i];
+        uint32_t state = cursor_state(entry);
 
         if (state == CURSOR_OPEN || state == CURSOR_READING) {
-            uint64_t pos = atomic_load_explicit(&entry->pos, memory_order_acquire);
+            uint64_t pos = atomic_load_explicit(&((cursor_entry_t *)entry)->pos, memory_order_acquire);
 
-            fastest = pos > fastest ? pos : fastest;
+            if (!any || (which == UP_TO_FASTEST ? pos > bound : pos < bound)) {
+                bound = pos;
+            }
             any = 1;
         }
     }
-    return any ? fastest : tail;
+    return bound;
 }
 
 /* Lets go of every cursor that stands before `pos`. 0: one of them is reading right now. */
@@ -57,14 +59,15 @@ static int pass_by(slot_t *slot, uint64_t pos)
 
     for (i = 0; i < CS_LOG_READERS; i++) {
         cursor_entry_t *entry = &slot->cursors[i];
-        uint32_t expected = CURSOR_OPEN;
+        uint32_t state = atomic_load_explicit(&entry->state, memory_order_acquire);
 
-        /* A cursor moves only inside READING, so an OPEN one stays where it is until the exchange fails. */
-        if (atomic_load_explicit(&entry->state, memory_order_acquire) == CURSOR_READING) {
-            return 0;
+        /* Cursors move forward, and only inside READING: one past `pos` stays so, an OPEN one stays where it is. */
+        if ((state & CURSOR_MASK) == CURSOR_FREE || (state & CURSOR_MASK) == CURSOR_LAGGED ||
+            atomic_load_explicit(&entry->pos, memory_order_acquire) >= pos) {
+            continue;
         }
-        if (atomic_load_explicit(&entry->pos, memory_order_acquire) < pos &&
-            !atomic_compare_exchange_strong(&entry->state, &expected, CURSOR_LAGGED) && expected == CURSOR_READING) {
+        if ((state & CURSOR_MASK) == CURSOR_READING ||
+            !atomic_compare_exchange_strong(&entry->state, &state, (state & ~(uint32_t)CURSOR_MASK) | CURSOR_LAGGED)) {
             return 0;
         }
     }
@@ -72,31 +75,34 @@ static int pass_by(slot_t *slot, uint64_t pos)
 }
 
 /* Frees the blocks that end before `pos`; the one that ends at it stays, for cursors that stand at its end. */
-static void drop_blocks(cs_log_t *log, slot_t *slot, uint64_t old_pos, uint64_t pos)
+static void move_head(cs_log_t *log, slot_t *slot, uint64_t pos, uint64_t seq)
 {
-    uint64_t old_block = old_pos ? (old_pos - 1) / BLOCK_DATA : 0, new_block = (pos - 1) / BLOCK_DATA;
-    uint32_t first = atomic_load(&slot->first_block), next = first, count = (uint32_t)(new_block - old_block), i;
+    log_head_t *old = head_of(slot), *new = old == slot->heads ? slot->heads + 1 : slot->heads;
+    uint32_t first = atomic_load(&old->block), next = first, count = blocks_between(old->pos, pos) - 1, i;
 
     for (i = 0; i < count; i++) {
         next = block_at(log, next)->next;
     }
-    atomic_store(&slot->first_block, next);
+    new->pos = pos;
+    new->seq = seq;
+    atomic_store(&new->block, next);
+    atomic_store(&slot->head, (uint32_t)(new - slot->heads));
     slot->blocks -= count;
     cs_log_blocks_give(log, first, count);
 }
 
 /* Drops records from the head until no more than `want` bytes are left, as far as readers allow. */
-static void drop_head(cs_log_t *log, uint32_t index, uint64_t want)
+static void drop_head(cs_log_t *log, uint32_t index, uint64_t want, bound_e which)
 {
     slot_t *slot = &log->slots[index];
     uint64_t tail = atomic_load_explicit(&slot->tail_pos, memory_order_relaxed), pos, seq, bound;
     uint32_t block;
 
     cs_log_lock(log);
-    pos = slot->head_pos;
-    seq = slot->head_seq;
-    bound = fastest_reader(slot, tail);
-    block = atomic_load(&slot->first_block);
+    pos = head_of(slot)->pos;
+    seq = head_of(slot)->seq;
+    bound = reader_bound(slot, tail, which);
+    block = atomic_load(&head_of(slot)->block);
     if (pos && pos % BLOCK_DATA == 0 && pos < tail) {
         block = block_at(log, block)->next;
     }
@@ -113,10 +119,8 @@ static void drop_head(cs_log_t *log, uint32_t index, uint64_t want)
         pos = end;
         seq++;
     }
-    if (pos > slot->head_pos && pass_by(slot, pos)) {
-        drop_blocks(log, slot, slot->head_pos, pos);
-        slot->head_pos = pos;
-        slot->head_seq = seq;
+    if (pos > head_of(slot)->pos && pass_by(slot, pos)) {
+        move_head(log, slot, pos, seq);
     }
     cs_log_unlock(log);
 }
@@ -136,21 +140,27 @@ static int arena_is_low(cs_log_t *log)
     return 0;
 }
 
+static uint64_t used(slot_t *slot)
+{
+    return atomic_load_explicit(&slot->tail_pos, memory_order_relaxed) - head_of(slot)->pos;
+}
+
 static int make_room(cs_log_t *log, uint32_t index)
 {
     slot_t *slot = &log->slots[index];
-    uint64_t used = atomic_load_explicit(&slot->tail_pos, memory_order_relaxed) - slot->head_pos;
-    int low = atomic_load_explicit(&log->head->blocks_free, memory_order_relaxed) < BLOCKS_IN_RESERVE && arena_is_low(log);
 
-    if (used < slot->limit && !low) {
-        return 1;
-    }
-    if (used) {
+    if (used(slot) >= slot->limit) {
         /* An eighth at a time, so that a full log does not take the lock for every event. */
-        drop_head(log, index, low ? 0 : slot->limit - slot->limit / 8);
+        drop_head(log, index, slot->limit - slot->limit / 8, UP_TO_FASTEST);
     }
-    used = atomic_load_explicit(&slot->tail_pos, memory_order_relaxed) - slot->head_pos;
-    return used < slot->limit && !(low && arena_is_low(log));
+    if (arena_is_low(log) && used(slot)) {
+        /* Replay is what there is to spare; then readers that are far behind. */
+        drop_head(log, index, 0, UP_TO_SLOWEST);
+        if (arena_is_low(log)) {
+            drop_head(log, index, slot->limit / 8, UP_TO_FASTEST);
+        }
+    }
+    return used(slot) < slot->limit && !arena_is_low(log);
 }
 
 int cs_log_has_room(cs_log_t *log, uint32_t index)
@@ -162,6 +172,7 @@ int cs_log_has_room(cs_log_t *log, uint32_t index)
     }
     /* A reader that moved before it saw the flag would leave us paused for good: look once more after raising it. */
     atomic_store(&slot->full, 1);
+    atomic_thread_fence(memory_order_seq_cst); /* pairs with cs_log_read_end */
     if (make_room(log, index)) {
         atomic_store(&slot->full, 0);
         return 1;
@@ -242,7 +253,7 @@ apr_status_t cs_log_append(cs_log_t *log, uint32_t index, const cs_event_t *even
             return rv;
         }
         if (last == NONE) {
-            atomic_store(&slot->first_block, first);
+            atomic_store(&head_of(slot)->block, first);
         }
         else {
             block_at(log, last)->next = first;

@@ -78,13 +78,30 @@ static const cs_format_t *format_of(const chat_t *chat)
     return cs_format_by_index(format);
 }
 
+/* HEAD asks what GET would say, and must cost neither a generation nor a reader. */
+static int answer_head(chat_t *chat)
+{
+    const cs_format_t *format = chat->conf->format;
+
+    if (chat->cursor.slot != CS_LOG_NONE) {
+        name_stream(chat);
+        format = format_of(chat);
+        cs_log_cursor_close(&chat->cursor);
+    }
+    if (chat->kind == CS_KIND_DOCUMENT) {
+        ap_set_content_type(chat->r, "application/json");
+    }
+    else {
+        cs_response_event_stream(chat->r, format->content_type);
+    }
+    return OK;
+}
+
 /* ---- serving ----------------------------------------------------------------------------------------------------- */
 
 static void start_stream(void *baton)
 {
-    if (baton) {
-        cs_stream_req_start(baton);
-    }
+    cs_stream_req_start(baton);
 }
 
 static int serve(chat_t *chat)
@@ -97,7 +114,7 @@ static int serve(chat_t *chat)
         .commit_after = chat->conf->commit_after,
         .after_seq = chat->after_seq,
         .gap_to = chat->gap_to,
-        .ready = start_stream,
+        .ready = chat->stream ? start_stream : NULL,
         .baton = chat->stream,
     };
     int status;
@@ -127,7 +144,7 @@ static int resume(chat_t *chat, const char *event_id)
     }
     switch (opened) {
     case CS_OPEN_OK:
-        return serve(chat);
+        return chat->r->header_only ? answer_head(chat) : serve(chat);
     case CS_OPEN_SEEN:
         return HTTP_NO_CONTENT;
     case CS_OPEN_READERS:
@@ -151,10 +168,11 @@ static void question_of(const chat_t *chat, cs_question_t *question)
     question->model = chat->conf->model;
 }
 
+/* Where an Idempotency-Key counts: profiles may be shared by locations that ask different upstreams. */
 static uint32_t scope_of(const chat_t *chat)
 {
-    const char *scope = apr_psprintf(chat->r->pool, "%s %d %s", chat->r->server->server_hostname, chat->r->server->port,
-                                     chat->conf->profile);
+    const char *scope = apr_psprintf(chat->r->pool, "%s %d %d %s", chat->r->server->server_hostname, chat->r->server->port,
+                                     (int)chat->kind, chat->conf->location ? chat->conf->location : "/");
 
     return (uint32_t)cs_hash64(scope, strlen(scope));
 }
@@ -169,6 +187,17 @@ static int begin_stream(chat_t *chat)
     if (!chat->stream) {
         cs_log_cursor_close(&chat->cursor);
         return refuse(chat->r, HTTP_SERVICE_UNAVAILABLE, "unavailable", "The server is out of memory.", FULL_RETRY_AFTER);
+    }
+    return serve(chat);
+}
+
+/* The cursor stands before the first event that is still kept; a stream says what is missing, a document cannot. */
+static int join_stream(chat_t *chat)
+{
+    chat->gap_to = chat->cursor.seq;
+    if (chat->kind == CS_KIND_DOCUMENT && chat->gap_to > 1) {
+        cs_log_cursor_close(&chat->cursor);
+        return refuse(chat->r, HTTP_GONE, "gone", "The beginning of the answer is not kept any more.", 0);
     }
     return serve(chat);
 }
@@ -194,7 +223,10 @@ static int admit(chat_t *chat)
     case CS_CLAIM_NEW:
         return begin_stream(chat);
     case CS_CLAIM_JOINED:
-        return serve(chat);
+        return join_stream(chat);
+    case CS_CLAIM_READERS:
+        return refuse(chat->r, HTTP_SERVICE_UNAVAILABLE, "unavailable", "The stream has too many readers.",
+                      FULL_RETRY_AFTER);
     default:
         ap_log_rerror(APLOG_MARK, APLOG_INFO, 0, chat->r, "chatstream: refused, all ChatStreamMaxStreams are in use");
         return refuse(chat->r, HTTP_SERVICE_UNAVAILABLE, "unavailable", "All streams are in use.", FULL_RETRY_AFTER);
@@ -203,26 +235,19 @@ static int admit(chat_t *chat)
 
 /* ---- the handler ------------------------------------------------------------------------------------------------- */
 
-/* HEAD asks what GET would say, and must not cost a generation. */
-static int answer_head(chat_t *chat)
-{
-    if (chat->kind == CS_KIND_DOCUMENT) {
-        ap_set_content_type(chat->r, "application/json");
-    }
-    else {
-        cs_response_event_stream(chat->r, chat->conf->format->content_type);
-    }
-    return OK;
-}
-
 int cs_request_chat(request_rec *r, const cs_dir_config_t *conf, cs_kind_e kind)
 {
-    chat_t chat = { .r = r, .conf = conf, .kind = kind, .user = cs_request_user(r) };
+    chat_t chat = { .r = r, .conf = conf, .kind = kind, .user = cs_request_user(r), .cursor = { .slot = CS_LOG_NONE } };
     const char *event_id = apr_table_get(r->headers_in, "Last-Event-ID");
     cs_result_t result;
 
     cs_params_read(r, conf->max_message, &chat.params, &result);
     cs_redact_request(r);
+    if (!conf->upstreams) {
+        /* A handler set where the start-up check does not see it: <If>, .htaccess, another module. */
+        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, "chatstream: there is no ChatStreamUpstream here");
+        return HTTP_INTERNAL_SERVER_ERROR;
+    }
     if (result.status) {
         return cs_response_problem(r, &result);
     }

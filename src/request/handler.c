@@ -93,10 +93,24 @@ static int is_ours(const request_rec *r)
     return (r->handler && !strncmp(r->handler, "chatstream", 10)) || (conf && conf->upstreams);
 }
 
+static void before_reading(request_rec *r, conn_rec *c)
+{
+    (void)c;
+    cs_redact_hush(r, CS_HUSH_READING);
+}
+
+/* The location is not known yet, but no referrer of any location has to tell a token. */
+static int after_reading(request_rec *r)
+{
+    cs_redact_hush(r, CS_HUSH_READ); /* for the virtual host it turned out to be */
+    cs_redact_referer(r);
+    return DECLINED;
+}
+
 static int early_redaction(request_rec *r)
 {
     if (is_ours(r)) {
-        cs_redact_referer(r);
+        cs_redact_line(r);
     }
     return DECLINED;
 }
@@ -124,6 +138,8 @@ static int last_redaction(request_rec *r)
 void cs_request_register_hooks(void)
 {
     ap_hook_handler(handler, NULL, NULL, APR_HOOK_MIDDLE);
+    ap_hook_pre_read_request(before_reading, NULL, NULL, APR_HOOK_REALLY_FIRST);
+    ap_hook_post_read_request(after_reading, NULL, NULL, APR_HOOK_REALLY_FIRST);
     ap_hook_header_parser(early_redaction, NULL, NULL, APR_HOOK_REALLY_FIRST);
     ap_hook_log_transaction(last_redaction, NULL, NULL, APR_HOOK_REALLY_FIRST);
 }

@@ -9,6 +9,7 @@
 #include <http_protocol.h>
 
 #include "body.h"
+#include "chatstream/event.h"
 
 #define EMAIL_MAX 320
 #define NAME_MAX_LEN 128
@@ -23,7 +24,7 @@ typedef struct {
 
 static const field_t fields[] = {
     { "message", FIELD(message), 0 },
-    { "query", FIELD(message), 0 },
+    { "query", FIELD(query), 0 },
     { "conversation_history", FIELD(history), 0 },
     { "user_email", FIELD(user_email), EMAIL_MAX },
     { "user_role", FIELD(user_role), NAME_MAX_LEN },
@@ -50,12 +51,12 @@ static const field_t *find_field(const char *name)
     return i < FIELDS ? &fields[i] : NULL;
 }
 
-/* Keeps the first value of a name; `message` wins over `query` wherever it stands. */
+/* Keeps the first value of a name. */
 static void take(cs_params_t *params, const field_t *field, const char *value, size_t len, cs_result_t *result)
 {
     const char **slot = (const char **)((char *)params + field->offset);
 
-    if (*slot && strcmp(field->name, "message")) {
+    if (*slot) {
         return;
     }
     if (!cs_utf8_valid(value, len) || strlen(value) != len) {
@@ -104,7 +105,8 @@ static struct json_object *parse_json(const char *text, size_t len)
     struct json_tokener *tokener = json_tokener_new();
     struct json_object *object = NULL;
 
-    if (tokener && len <= INT32_MAX) {
+    /* json-c takes more than JSON, also in its strict mode. */
+    if (tokener && len <= INT32_MAX && cs_utf8_valid(text, len) && cs_json_valid(text, len)) {
         json_tokener_set_flags(tokener, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
         object = json_tokener_parse_ex(tokener, text, (int)len);
         if (!object && json_tokener_get_error(tokener) == json_tokener_continue) {
@@ -212,6 +214,14 @@ static void normalize_history(request_rec *r, cs_params_t *params, cs_result_t *
     json_object_put(history);
 }
 
+/* `message` wins over `query` wherever it stands; asked of each source, so that a later one cannot overrule an earlier. */
+static void prefer_message(cs_params_t *params)
+{
+    if (!params->message) {
+        params->message = params->query;
+    }
+}
+
 /* ---- all of it --------------------------------------------------------------------------------------------------- */
 
 static int is_type(const char *header, const char *type)
@@ -244,8 +254,10 @@ void cs_params_read(request_rec *r, apr_int64_t max_message, cs_params_t *params
         }
     }
     *params = from_body; /* the body wins over the query string */
+    prefer_message(params);
     if (!result->status) {
         read_pairs(r, r->args, params, result);
+        prefer_message(params);
     }
     if (!result->status) {
         normalize_history(r, params, result);

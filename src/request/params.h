@@ -12,6 +12,7 @@
 
 typedef struct {
     const char *message; /* `message`, else `query` */
+    const char *query;   /* as it came */
     const char *history; /* JSON text of the checked array */
     const char *user_email;
     const char *user_role;

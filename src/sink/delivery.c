@@ -46,7 +46,8 @@ void cs_delivery_close(cs_delivery_t *delivery)
 
 static void read_ending(const cs_log_ending_t *from, cs_ending_t *to)
 {
-    to->error_code = from->code[0] ? from->code : NULL;
+    /* A code for answers with a status; among the codes of events the upstream's refusals are one. */
+    to->error_code = !strcmp(from->code, "rate_limited") ? "upstream_error" : from->code[0] ? from->code : NULL;
     to->error_message = from->message;
     to->retryable = from->retryable;
     to->finish_reason = from->finish_reason[0] ? from->finish_reason : NULL;

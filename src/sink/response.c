@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <string.h>
+
 #include <apr_strings.h>
 #include <http_protocol.h>
 #include <util_filter.h>
@@ -34,12 +36,28 @@ static const char *title_of(int status)
     return line && line[0] && line[1] && line[2] && line[3] ? line + 4 : "Error";
 }
 
+static const char *json_string(apr_pool_t *pool, const char *text)
+{
+    const char *json = "\"\"";
+    cs_buf_t buf;
+
+    cs_buf_init(&buf, SIZE_MAX / 2);
+    if (cs_buf_append_json(&buf, text, strlen(text)) == APR_SUCCESS) {
+        json = apr_pstrmemdup(pool, buf.data, buf.len);
+    }
+    cs_buf_free(&buf);
+    return json;
+}
+
 int cs_response_problem(request_rec *r, const cs_result_t *problem)
 {
-    char *body = apr_psprintf(r->pool,
-                              "{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":%d,\"detail\":\"%s\",\"code\":\"%s\"}\n",
-                              title_of(problem->status), problem->status, problem->message, problem->code);
+    char *body = apr_psprintf(r->pool, "{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":%d,\"detail\":%s,\"code\":\"%s\"}\n",
+                              title_of(problem->status), problem->status, json_string(r->pool, problem->message),
+                              problem->code);
 
+    if (problem->status == AP_FILTER_ERROR) {
+        return AP_FILTER_ERROR; /* an input filter has answered already */
+    }
     r->status = problem->status;
     r->status_line = NULL;
     ap_set_content_type(r, "application/problem+json");

@@ -27,6 +27,7 @@ void cs_sink_register_hooks(void)
 
 void cs_sink_child_init(cs_log_hub_t *hub, cs_loop_t *loop)
 {
+    cs_direct_register();
     self.hub = hub;
     self.loop = loop;
 }

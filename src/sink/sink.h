@@ -19,6 +19,13 @@ int cs_filter_chain_is_plain(const request_rec *r);
 /* Passes `out` on and empties it. APR_ECONNABORTED and the like when the client is gone. */
 apr_status_t cs_filter_send(request_rec *r, apr_bucket_brigade *bb, cs_buf_t *out);
 
+/* direct.c: loop thread */
+void cs_direct_register(void); /* child_init or later: optional functions are known */
+/* Headers are out, and nothing but httpd's own framing stands between an event and the socket. */
+int cs_direct_possible(const request_rec *r);
+/* Sends `out` as one chunk and empties it, without blocking; the rest of it is in the core filter then (`data_in_output_filters`). */
+apr_status_t cs_direct_send(request_rec *r, int fd, apr_bucket_brigade *bb, cs_buf_t *out);
+
 /* suspended.c */
 int cs_suspended_possible(const request_rec *r);
 int cs_suspended_serve(request_rec *r, const cs_sink_spec_t *spec);

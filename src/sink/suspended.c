@@ -6,9 +6,12 @@
  *   STREAMING --done--> FLUSHING --all sent, SHUT_WR--> LINGERING --client's FIN, or 2 s--> gone
  *       \__________________\___ client gone ______________/
  *
+ * An answer that is over before anybody could suspend stays on its request thread (see patience, below).
+ *
  * The MPM writes two words of its own right after the hook, so the connection's pool lives on for a moment in any case
  * (SETTLE). Nothing here may block: no FLUSH bucket, no read.
  */
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -24,7 +27,7 @@
 #include <http_request.h>
 #include <mpm_common.h>
 
-#include "sink.h"
+#include "waiter.h"
 
 APLOG_USE_MODULE(chatstream);
 
@@ -32,6 +35,7 @@ extern module AP_MODULE_DECLARE_DATA chatstream_module;
 
 #define SETTLE apr_time_from_msec(50)
 #define LINGER apr_time_from_sec(2)
+#define PATIENCE apr_time_from_msec(20)
 
 typedef enum { STREAMING, FLUSHING, LINGERING, GONE } phase_e;
 
@@ -51,11 +55,15 @@ typedef struct suspended_t {
     apr_time_t moved;       /* when the client last took bytes it had refused */
     apr_time_t stall;       /* how long it may refuse once the stream has ended */
     int holds_cursor;
-    void (*ready)(void *baton);
+    int direct; /* events need not walk through the filters any more */
+    void (*ready)(void *baton); /* still to be called; NULL: was */
     void *baton;
+    cs_waiter_t *waiter; /* of the patient phase; NULL: there was none */
 } suspended_t;
 
 static suspended_t *all; /* loop: */
+static cs_buf_t outgoing = { .max = SIZE_MAX / 2 }; /* loop: what is being sent; its memory is used again and again */
+static _Atomic int patient; /* request threads that wait for an answer's end */
 
 static apr_time_t now(void) { return cs_loop_now(cs_sink_loop()); }
 
@@ -187,23 +195,36 @@ static void arm(suspended_t *sink)
     }
 }
 
+/* Passes events on; they are on their way to the client afterwards, or set aside. 0: the client is gone. */
+static int send_events(suspended_t *sink)
+{
+    if (sink->direct) {
+        return cs_direct_send(sink->r, sink->fd_watch.fd, sink->bb, &outgoing) == APR_SUCCESS && !sink->c->aborted;
+    }
+    cs_filter_send(sink->r, sink->bb, &outgoing);
+    if (!send_pending(sink)) {
+        return 0;
+    }
+    sink->direct = cs_direct_possible(sink->r);
+    return 1;
+}
+
 static void pump(suspended_t *sink)
 {
-    cs_buf_t out;
     cs_delivery_e got = CS_DELIVERY_MORE;
 
-    cs_buf_init(&out, SIZE_MAX / 2);
     while (!sink->c->data_in_output_filters) {
-        got = cs_delivery_fill(&sink->delivery, now(), &out);
-        if (out.len) {
-            cs_filter_send(sink->r, sink->bb, &out);
-            if (got != CS_DELIVERY_DONE && !send_pending(sink)) {
+        got = cs_delivery_fill(&sink->delivery, now(), &outgoing);
+        if (outgoing.len) {
+            sink->moved = now();
+            if (got == CS_DELIVERY_DONE) {
+                cs_filter_send(sink->r, sink->bb, &outgoing); /* leaves together with the end of the body */
+            }
+            else if (!send_events(sink)) {
                 break;
             }
-            sink->moved = now();
         }
         if (got == CS_DELIVERY_DONE || got == CS_DELIVERY_ANSWERED) {
-            cs_buf_free(&out);
             finish(sink, got == CS_DELIVERY_ANSWERED);
             return;
         }
@@ -211,7 +232,6 @@ static void pump(suspended_t *sink)
             break;
         }
     }
-    cs_buf_free(&out);
     if (sink->c->aborted) {
         vanish(sink);
     }
@@ -295,6 +315,10 @@ static void take_over(void *baton)
     all = sink;
     sink->handed_over = cs_clock_mono();
     sink->moved = now();
+    if (sink->waiter) {
+        cs_waiter_dismiss(sink->waiter);
+        sink->waiter = NULL;
+    }
     sink->timer.fire = timer_fired;
     sink->timer.baton = sink;
     sink->watch.changed = slot_changed;
@@ -337,7 +361,81 @@ int cs_suspended_possible(const request_rec *r)
            !r->main && !r->prev && cs_filter_chain_is_plain(r);
 }
 
-int cs_suspended_serve(request_rec *r, const cs_sink_spec_t *spec)
+/* ---- patience ---------------------------------------------------------------------------------------------------- */
+
+/*
+ * Suspending costs the connection: it cannot be kept alive, and its pools cannot be used again. An answer that is over within
+ * moments (an error, a cache, a short document) is not worth that. So the request thread waits a little, as long as not too many
+ * of its kind do; the first event of an answer that goes on ends its patience, so no event waits for it.
+ */
+static int may_be_patient(void)
+{
+    int threads = 0;
+
+    return ap_mpm_query(AP_MPMQ_MAX_THREADS, &threads) == APR_SUCCESS && atomic_load(&patient) < threads * 3 / 4;
+}
+
+/* Whether the whole answer is there. */
+static int wait_for_the_end(suspended_t *sink)
+{
+    const cs_cursor_t *cursor = &sink->delivery.cursor;
+    apr_time_t until = cs_clock_mono() + PATIENCE;
+    int ended = 0;
+
+    sink->waiter = cs_waiter_create(cursor->slot, NULL);
+    if (!sink->waiter) {
+        return 0;
+    }
+    atomic_fetch_add(&patient, 1);
+    cs_waiter_begin(sink->waiter);
+    sink->ready(sink->baton);
+    sink->ready = NULL;
+    while (!(ended = cs_state_is_end(cs_log_slot_state(cursor->log, cursor->slot))) && !cs_log_has_events(cursor) &&
+           cs_clock_mono() < until) {
+        cs_waiter_wait(sink->waiter, until);
+    }
+    atomic_fetch_sub(&patient, 1);
+    return ended;
+}
+
+/* Loop thread. */
+static void close_unsuspended(void *baton)
+{
+    suspended_t *sink = baton;
+
+    detach(sink);
+    free(sink);
+    cs_sink_counted(-1);
+}
+
+/* An answer that has ended needs nobody to wait: all of it goes out, and httpd finishes the request in its own way. */
+static int serve_at_once(suspended_t *sink)
+{
+    cs_delivery_e got = CS_DELIVERY_MORE;
+    cs_buf_t out;
+
+    cs_buf_init(&out, SIZE_MAX / 2);
+    while (got == CS_DELIVERY_MORE && !sink->c->aborted) {
+        got = cs_delivery_fill(&sink->delivery, cs_clock_mono(), &out);
+        if (out.len) {
+            cs_filter_send(sink->r, sink->bb, &out);
+        }
+    }
+    cs_buf_free(&out);
+    if (sink->waiter) {
+        cs_waiter_end(sink->waiter, close_unsuspended, sink);
+    }
+    else {
+        sink->task.run = close_unsuspended;
+        sink->task.baton = sink;
+        cs_loop_post(cs_sink_loop(), &sink->task);
+    }
+    return OK;
+}
+
+/* ---- serving ----------------------------------------------------------------------------------------------------- */
+
+static suspended_t *create(request_rec *r, const cs_sink_spec_t *spec)
 {
     suspended_t *sink = calloc(1, sizeof(*sink));
     conn_rec *c = r->connection;
@@ -345,7 +443,7 @@ int cs_suspended_serve(request_rec *r, const cs_sink_spec_t *spec)
 
     if (!sink || cs_delivery_open(&sink->delivery, r, spec)) {
         free(sink);
-        return HTTP_INTERNAL_SERVER_ERROR;
+        return NULL;
     }
     apr_os_sock_get(&fd, ap_get_conn_socket(c));
     sink->holds_cursor = 1;
@@ -360,13 +458,27 @@ int cs_suspended_serve(request_rec *r, const cs_sink_spec_t *spec)
     while (sink->last_filter->next) {
         sink->last_filter = sink->last_filter->next;
     }
+    cs_sink_counted(1);
+    return sink;
+}
+
+int cs_suspended_serve(request_rec *r, const cs_sink_spec_t *spec)
+{
+    suspended_t *sink = create(r, spec);
+
+    if (!sink) {
+        return HTTP_INTERNAL_SERVER_ERROR;
+    }
+    if (spec->ready ? may_be_patient() && wait_for_the_end(sink)
+                    : cs_state_is_end(cs_log_slot_state(sink->delivery.cursor.log, sink->delivery.cursor.slot))) {
+        return serve_at_once(sink);
+    }
     if (spec->format) {
         cs_filter_add(r, CS_PUSH_MARK);
     }
     /* httpd has no way back from a suspension. */
     apr_table_setn(r->headers_out, "Connection", "close");
-    ap_set_module_config(c->conn_config, &chatstream_module, sink);
-    cs_sink_counted(1);
+    ap_set_module_config(r->connection->conn_config, &chatstream_module, sink);
     return SUSPENDED;
 }
 

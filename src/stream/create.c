@@ -82,6 +82,7 @@ cs_stream_t *cs_stream_req_create(uint32_t slot, const cs_dir_config_t *conf, se
     stream->created = cs_clock_mono();
     cs_log_slot_info(cs_stream_log(), slot, &id, &stream->created_at, &format);
     cs_uuid_format(stream->id, &id);
+    stream->conf.format = cs_format_by_index(format); /* chatstream-complete gathers tokens, whatever its location streams */
     if (!copy_question(stream, question, traceparent) || cs_stream_build_body(stream)) {
         forget_slot(slot);
         cs_stream_free(stream);

@@ -158,6 +158,9 @@ static void clock_struck(void *baton)
     const cs_dir_config_t *conf = &stream->conf;
     apr_time_t now = cs_loop_now(cs_stream_loop());
 
+    if (stream->left_at && cs_log_readers(cs_stream_log(), stream->slot)) {
+        stream->left_at = 0; /* somebody came back, and word of it is still on its way */
+    }
     if (now >= stream->created + conf->timeout_total) {
         end_stream(stream, CS_STATE_TIMEOUT, &total, 1);
     }
@@ -184,15 +187,20 @@ static void clock_struck(void *baton)
 
 static void attempt(cs_stream_t *stream);
 
-static int stop_because(cs_stream_t *stream, int status, const char *code, const char *message, const char *log)
+static cs_flow_e stop_because(cs_stream_t *stream, const cs_result_t *why, int retryable)
 {
-    stream->failure = (cs_result_t){ status, code, message, 0, log };
+    stream->failure = *why;
+    stream->failure_retryable = retryable;
     return CS_FLOW_STOP;
 }
+
+/* Nothing was generated, so asking again or elsewhere cannot charge twice. */
+static int is_busy(int status) { return status == 429 || status == 503; }
 
 static cs_flow_e on_headers(void *baton, int status, int retry_after)
 {
     cs_stream_t *stream = baton;
+    cs_result_t failure = { 502, "upstream_error", "The upstream refused the request.", 0, stream->refusal };
 
     if (status >= 200 && status < 300) {
         stream->headers_at = cs_loop_now(cs_stream_loop());
@@ -201,36 +209,38 @@ static cs_flow_e on_headers(void *baton, int status, int retry_after)
         arm(stream);
         return CS_FLOW_ON;
     }
+    snprintf(stream->refusal, sizeof(stream->refusal), "answered %d", status);
+    stream->refused_with = status;
     if (status == 429) {
-        stop_because(stream, 429, "rate_limited", "The upstream is over its rate limit.", "answered 429");
-        stream->failure.retry_after = retry_after;
+        failure.status = 429;
+        failure.code = "rate_limited";
+        failure.message = "The upstream is over its rate limit.";
     }
     else if (status == 503) {
-        stop_because(stream, 502, "upstream_error", "The upstream is overloaded.", "answered 503");
-        stream->failure.retry_after = retry_after;
+        failure.message = "The upstream is overloaded.";
     }
-    else {
-        stop_because(stream, 502, "upstream_error", "The upstream refused the request.",
-                     status >= 500 ? "answered 5xx" : status >= 400 ? "answered 4xx" : "answered neither 2xx nor an error");
-    }
-    return CS_FLOW_STOP;
+    failure.retry_after = is_busy(status) ? retry_after : 0;
+    return stop_because(stream, &failure, status == 408 || status == 429 || status >= 500);
 }
 
 static apr_status_t on_event(void *baton, const cs_event_t *event)
 {
+    static const cs_result_t full = { 503, "unavailable", "The server is out of room for this answer.", 0,
+                                      "the arena is full" };
     cs_stream_t *stream = baton;
     apr_status_t rv = cs_log_append(cs_stream_log(), stream->slot, event);
 
     if (rv) {
-        stop_because(stream, 503, "unavailable", "The server is out of room for this answer.", "the arena is full");
+        stop_because(stream, &full, 1);
         return rv;
     }
     stream->appended = 1;
-    if (event->kind != CS_EVENT_METADATA) {
+    if (event->kind != CS_EVENT_METADATA && !cs_decoder_outcome(stream->decoder)->is_ping) {
         stream->tokens++;
         stream->last_at = cs_loop_now(cs_stream_loop());
         if (!stream->first_at) {
             stream->first_at = stream->last_at;
+            arm(stream); /* the idle clock may strike before the one for the first token would have */
         }
     }
     return APR_SUCCESS;
@@ -245,10 +255,34 @@ static void publish(cs_stream_t *stream)
     }
 }
 
+/* Notes why a feed, or the decoder's look at the end (`why`), says that this is no answer. 0: it is. */
+static int decoding_failed(cs_stream_t *stream, apr_status_t rv, const char *why)
+{
+    static const cs_result_t too_large = { 502, "too_large", "The upstream's answer is larger than allowed.", 0,
+                                           "an event or the answer is larger than allowed" };
+    const cs_outcome_t *outcome = cs_decoder_outcome(stream->decoder);
+    cs_result_t failure = { 502, "upstream_error", "The upstream reported an error.", 0, outcome->failure };
+
+    if (stream->failure.status) { /* on_event noted it */
+        return 1;
+    }
+    if (outcome->failure) {
+        stop_because(stream, &failure, outcome->failure_retryable);
+    }
+    else if (why) {
+        failure.message = "The upstream's answer was cut off.";
+        failure.log = why;
+        stop_because(stream, &failure, 1);
+    }
+    else if (rv) {
+        stop_because(stream, &too_large, 0);
+    }
+    return stream->failure.status != 0;
+}
+
 static cs_flow_e on_data(void *baton, const char *bytes, size_t len)
 {
     cs_stream_t *stream = baton;
-    const cs_outcome_t *outcome = cs_decoder_outcome(stream->decoder);
     apr_status_t rv;
 
     if (!cs_log_has_room(cs_stream_log(), stream->slot)) {
@@ -258,17 +292,10 @@ static cs_flow_e on_data(void *baton, const char *bytes, size_t len)
     }
     rv = cs_decoder_feed(stream->decoder, bytes, len);
     publish(stream);
-    if (rv && !stream->failure.status) {
-        return stop_because(stream, 502, "too_large", "The upstream's answer is larger than allowed.",
-                            "an event or the answer is larger than allowed");
-    }
-    if (rv) {
+    if (decoding_failed(stream, rv, NULL)) {
         return CS_FLOW_STOP;
     }
-    if (outcome->failure) {
-        return stop_because(stream, 502, "upstream_error", "The upstream reported an error.", outcome->failure);
-    }
-    if (outcome->done) {
+    if (cs_decoder_outcome(stream->decoder)->done) {
         end_stream(stream, CS_STATE_COMPLETED, NULL, 0);
     }
     return CS_FLOW_ON;
@@ -284,6 +311,7 @@ static void try_next(cs_stream_t *stream, const char *reason)
     ap_log_error(APLOG_MARK, APLOG_WARNING, 0, stream->server, "chatstream: stream %s: upstream %s: %s; trying the next one",
                  stream->id, upstream_of(stream)->name, reason);
     memset(&stream->failure, 0, sizeof(stream->failure));
+    stream->refused_with = 0;
     stream->attempt++;
     attempt(stream);
 }
@@ -295,7 +323,6 @@ static void transfer_failed(cs_stream_t *stream, cs_transfer_end_e end, const ch
     if (end == CS_TRANSFER_CONNECT_TIMEOUT) {
         failure.status = 504;
         failure.code = "upstream_timeout";
-        failure.log = "no connection in time";
     }
     else if (end == CS_TRANSFER_CUT) {
         failure.message = stream->headers_at ? "The upstream's answer was cut off." : "The upstream closed the connection.";
@@ -310,16 +337,18 @@ static void on_done(void *baton, cs_transfer_end_e end, const char *reason)
 {
     cs_stream_t *stream = baton;
     const char *why = NULL;
+    apr_status_t rv;
 
     stream->transfer = NULL;
+    if (end == CS_TRANSFER_CONNECT_TIMEOUT) {
+        reason = "no connection in time";
+    }
     if (stream->failure.status) {
-        /* 429 and 503 say that nothing was generated, so asking elsewhere cannot charge twice. */
-        if (may_try_next(stream) && (stream->failure.status == 429 || !strcmp(stream->failure.log, "answered 503"))) {
+        if (may_try_next(stream) && is_busy(stream->refused_with)) {
             try_next(stream, stream->failure.log);
             return;
         }
-        end_stream(stream, CS_STATE_ERROR, &stream->failure,
-                   stream->failure.status == 429 || strcmp(stream->failure.log, "answered 4xx") != 0);
+        end_stream(stream, CS_STATE_ERROR, &stream->failure, stream->failure_retryable);
         return;
     }
     if (end != CS_TRANSFER_WHOLE) {
@@ -330,14 +359,10 @@ static void on_done(void *baton, cs_transfer_end_e end, const char *reason)
         transfer_failed(stream, end, reason);
         return;
     }
-    if (cs_decoder_finish(stream->decoder, &why)) {
-        publish(stream);
-        end_upstream_error(stream, "The upstream's answer was cut off.", why);
-        return;
-    }
+    rv = cs_decoder_finish(stream->decoder, &why);
     publish(stream);
-    if (cs_decoder_outcome(stream->decoder)->failure) {
-        end_upstream_error(stream, "The upstream reported an error.", cs_decoder_outcome(stream->decoder)->failure);
+    if (decoding_failed(stream, rv, why)) {
+        end_stream(stream, CS_STATE_ERROR, &stream->failure, stream->failure_retryable);
         return;
     }
     end_stream(stream, CS_STATE_COMPLETED, NULL, 0);

@@ -31,6 +31,9 @@ struct cs_stream_t {
     int paused;
     int appended; /* something new in this read */
     cs_result_t failure; /* why the transfer was stopped */
+    int failure_retryable;
+    int refused_with; /* a status that is not 2xx */
+    char refusal[24]; /* and failure.log for it */
 };
 
 /* child.c */

@@ -130,7 +130,8 @@ static void test_hash(void)
 {
     ok(cs_hash64("", 0) != cs_hash64("\0", 1), "length counts");
     ok(cs_hash64("a", 1) != cs_hash64("b", 1), "content counts");
-    ok(cs_hash64("alice", 5) == UINT64_C(0x3507d047a67c08f4), "a value that must never change: rollouts are sticky by it");
+    ok(cs_hash64("alice", 5) == UINT64_C(0x3507d047a67c08f4),
+       "a value that must never change: rollouts are sticky by it");
     /* Short keys must spread: the table takes the low bits. */
     int used[64] = {0};
     int filled = 0;

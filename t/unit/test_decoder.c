@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * decoder: its life cycle and limits, the NDJSON framing no dialect uses yet, and the proof that the fast path says what
- * json-c says: many thousand generated and spoilt chunks, decoded both ways.
+ * decoder: its life cycle and limits, the NDJSON framing no dialect uses yet, and the proof that the fast path says
+ * what json-c says: many thousand generated and spoilt chunks, decoded both ways.
  */
 #include <stdlib.h>
 
@@ -12,7 +12,7 @@
 
 static const cs_decoder_limits_t roomy = {65536, 1 << 20};
 
-/* ---- limits and life cycle ------------------------------------------------------------------------------------------- */
+/* ---- limits and life cycle --------------------------------------------------------------------------------------- */
 
 typedef struct {
     int events;
@@ -162,7 +162,7 @@ static void test_floods(void)
     free(chunk);
 }
 
-/* ---- NDJSON ---------------------------------------------------------------------------------------------------------- */
+/* ---- NDJSON ------------------------------------------------------------------------------------------------------ */
 
 static apr_status_t note_frame(void *baton, const cs_frame_t *frame)
 {
@@ -210,15 +210,30 @@ static void test_ndjson(void)
     free(state);
 }
 
-/* ---- JSON ------------------------------------------------------------------------------------------------------------ */
+/* ---- JSON -------------------------------------------------------------------------------------------------------- */
 
 static void test_json(void)
 {
-    static const char *const good[] = {"0", "-0", "1.5e+3", "1E9", "\"\"", "\"\\u12aF\"", "[]", "{}", " [ 1 , 2 ] ", "null",
-                                       "{\"a\":{\"b\":[{}]}}", "[[],{}]", "true", "{\"a\":1,\"a\":2}", "\"\x7f\""};
-    static const char *const bad[] = {"", " ", "01", "1.", ".5", "-", "1e", "+1", "NaN", "'a'", "[1,]", "[,1]", "{\"a\":1,}",
-                                      "{,}", "{a:1}", "{\"a\"}", "{\"a\":}", "[1 2]", "\"\\x\"", "\"\\u12g4\"", "\"\t\"",
-                                      "\"a", "[", "{", "[}", "{]", "tru", "nul", "1 2", "{} {}", "[1]]", "\"\\", "\"\\u1"};
+    static const char *const good[] = {"0",
+                                       "-0",
+                                       "1.5e+3",
+                                       "1E9",
+                                       "\"\"",
+                                       "\"\\u12aF\"",
+                                       "[]",
+                                       "{}",
+                                       " [ 1 , 2 ] ",
+                                       "null",
+                                       "{\"a\":{\"b\":[{}]}}",
+                                       "[[],{}]",
+                                       "true",
+                                       "{\"a\":1,\"a\":2}",
+                                       "\"\x7f\""};
+    static const char *const bad[] = {"",      " ",       "01",       "1.",    ".5",      "-",           "1e",
+                                      "+1",    "NaN",     "'a'",      "[1,]",  "[,1]",    "{\"a\":1,}",  "{,}",
+                                      "{a:1}", "{\"a\"}", "{\"a\":}", "[1 2]", "\"\\x\"", "\"\\u12g4\"", "\"\t\"",
+                                      "\"a",   "[",       "{",        "[}",    "{]",      "tru",         "nul",
+                                      "1 2",   "{} {}",   "[1]]",     "\"\\",  "\"\\u1"};
     for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
         ok(cs_json_valid(good[i], strlen(good[i])), "is JSON: %s", good[i]);
     }
@@ -233,7 +248,7 @@ static void test_json(void)
     ok(!cs_json_valid(deep + 39, 122), "61 levels are refused");
 }
 
-/* ---- the fast path against json-c -------------------------------------------------------------------------------------- */
+/* ---- the fast path against json-c -------------------------------------------------------------------------------- */
 
 static uint64_t rng = 88172645463325252;
 
@@ -256,10 +271,31 @@ static void put(cs_buf_t *out, const char *text)
 
 static void put_string(cs_buf_t *out)
 {
-    static const char *const parts[] = {"a", "Hello", " ", "\xc3\xa9", "\xf0\x9f\x98\x80", "\\n", "\\\"", "\\\\", "\\/", "\\b",
-                                        "\\u0000", "\\u0041", "\\u00e9", "\\u20AC", "\\ud83d\\ude00", "\\ud83d", "\\ude00",
-                                        "\\ud83d\\ud83d\\ude00", "\\ud83d\\n", "a long run of plain text", "{", "}", "[DONE]",
-                                        "\\ud83d\\u0041", "\\f\\r\\t"};
+    static const char *const parts[] = {"a",
+                                        "Hello",
+                                        " ",
+                                        "\xc3\xa9",
+                                        "\xf0\x9f\x98\x80",
+                                        "\\n",
+                                        "\\\"",
+                                        "\\\\",
+                                        "\\/",
+                                        "\\b",
+                                        "\\u0000",
+                                        "\\u0041",
+                                        "\\u00e9",
+                                        "\\u20AC",
+                                        "\\ud83d\\ude00",
+                                        "\\ud83d",
+                                        "\\ude00",
+                                        "\\ud83d\\ud83d\\ude00",
+                                        "\\ud83d\\n",
+                                        "a long run of plain text",
+                                        "{",
+                                        "}",
+                                        "[DONE]",
+                                        "\\ud83d\\u0041",
+                                        "\\f\\r\\t"};
     put(out, "\"");
     for (unsigned n = pick(5); n > 0; n--) {
         put(out, PICK(parts));
@@ -269,8 +305,10 @@ static void put_string(cs_buf_t *out)
 
 static void put_value(cs_buf_t *out, int depth)
 {
-    static const char *const scalars[] = {"0", "1", "-1", "1.5", "1e3", "null", "null", "true", "false", "\"stop\"", "\"error\"",
-                                          "\"done\"", "\"token\"", "12345678901234567890", "\"\"", "0.0", "-0"};
+    static const char *const scalars[] = {
+        "0",    "1",     "-1",       "1.5",       "1e3",      "null",      "null",
+        "true", "false", "\"stop\"", "\"error\"", "\"done\"", "\"token\"", "12345678901234567890",
+        "\"\"", "0.0",   "-0"};
     unsigned kind = pick(depth > 2 ? 6 : 10);
     if (kind < 3) {
         put_string(out);
@@ -297,8 +335,9 @@ static void put_space(cs_buf_t *out)
 
 static void put_object(cs_buf_t *out)
 {
-    static const char *const keys[] = {"content", "token", "text", "chunk", "delta", "type", "id", "object", "created", "model",
-                                       "index", "role", "usage", "finish_reason", "error", "sources", "conten\\u0074", "x"};
+    static const char *const keys[] = {"content", "token",         "text",    "chunk",   "delta",         "type",
+                                       "id",      "object",        "created", "model",   "index",         "role",
+                                       "usage",   "finish_reason", "error",   "sources", "conten\\u0074", "x"};
     put(out, "{");
     for (unsigned i = 0, n = pick(5); i < n; i++) {
         put(out, i > 0 ? "," : "");
@@ -317,7 +356,8 @@ static void put_object(cs_buf_t *out)
 
 static void put_delta(cs_buf_t *out)
 {
-    static const char *const keys[] = {"content", "content", "content", "role", "refusal", "reasoning_content", "tool_calls"};
+    static const char *const keys[] = {"content", "content",           "content",   "role",
+                                       "refusal", "reasoning_content", "tool_calls"};
     put(out, "{");
     for (unsigned i = 0, n = pick(3); i < n; i++) {
         put(out, i > 0 ? ",\"" : "\"");
@@ -335,13 +375,31 @@ static void put_delta(cs_buf_t *out)
 
 static void put_chunk(cs_buf_t *out)
 {
-    static const char *const heads[] = {"\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",",
-                                        "", "\"id\":{\"a\":[1]},", "\"error\":null,", "\"obfuscation\":\"x\","};
-    static const char *const tails[] = {"", "", "", ",\"usage\":null", ",\"usage\":{\"prompt_tokens\":4}", ",\"citations\":[1]",
-                                        ",\"choices\":[]", ",\"error\":\"\"", ",\"service_tier\":null", ",\"type\":null"};
-    static const char *const ends[] = {",\"finish_reason\":null", ",\"finish_reason\":\"stop\"", "", ",\"logprobs\":null",
-                                       ",\"logprobs\":{}", ",\"index\":0", ",\"index\":1", ",\"index\":0.5", ",\"index\":null",
-                                       ",\"delta\":{}", ",\"index\":\"0\"", ",\"x\":null"};
+    static const char *const heads[] = {
+        "\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",", "", "\"id\":{\"a\":[1]},",
+        "\"error\":null,", "\"obfuscation\":\"x\","};
+    static const char *const tails[] = {"",
+                                        "",
+                                        "",
+                                        ",\"usage\":null",
+                                        ",\"usage\":{\"prompt_tokens\":4}",
+                                        ",\"citations\":[1]",
+                                        ",\"choices\":[]",
+                                        ",\"error\":\"\"",
+                                        ",\"service_tier\":null",
+                                        ",\"type\":null"};
+    static const char *const ends[] = {",\"finish_reason\":null",
+                                       ",\"finish_reason\":\"stop\"",
+                                       "",
+                                       ",\"logprobs\":null",
+                                       ",\"logprobs\":{}",
+                                       ",\"index\":0",
+                                       ",\"index\":1",
+                                       ",\"index\":0.5",
+                                       ",\"index\":null",
+                                       ",\"delta\":{}",
+                                       ",\"index\":\"0\"",
+                                       ",\"x\":null"};
     put(out, "{");
     put(out, PICK(heads));
     put(out, "\"choices\":[");
@@ -361,7 +419,8 @@ static void put_chunk(cs_buf_t *out)
 /* A few bytes changed, dropped or doubled. Line ends would make other frames of it, not other JSON. */
 static void spoil(cs_buf_t *out)
 {
-    static const char bytes[] = "\"\\{}[]:,0e.-unull \x01\x80\xff" "a";
+    static const char bytes[] = "\"\\{}[]:,0e.-unull \x01\x80\xff"
+                                "a";
     for (unsigned n = 1 + pick(3); n > 0 && out->len > 1; n--) {
         size_t at = pick((unsigned)out->len);
         switch (pick(3)) {
@@ -430,8 +489,30 @@ static void test_differential(void)
     cs_buf_free(&input);
 }
 
+/* Equality alone would also hold if everything went to json-c: its parser is made when first needed, and here is not. */
+static void test_fast_path_taken(void)
+{
+    static const char *const usual[][2] = {
+        {"sse",
+         "data: {\"content\":\"a\"}\n\nevent: message\ndata: {\"type\":\"token\",\"token\":\"\\u00e9\",\"id\":1}\n\n"},
+        {"sse", "data: \"a\\n\"\n\ndata: plain\n\n"},
+        {"openai",
+         "data: {\"id\":\"c\",\"object\":\"o\",\"created\":1,\"model\":\"m\",\"system_fingerprint\":null,"
+         "\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"a\"},\"logprobs\":null,"
+         "\"finish_reason\":null}],\"usage\":null}\n\ndata: {\"choices\":[{\"delta\":{\"content\":\"b\"}}]}\n\n"}};
+    for (size_t i = 0; i < sizeof(usual) / sizeof(usual[0]); i++) {
+        counter_t c;
+        cs_decoder_t *d = make(usual[i][0], CS_DECODE_EVENTS, 1000, 1000, &c);
+        is_int(cs_decoder_feed(d, usual[i][1], strlen(usual[i][1])), APR_SUCCESS, "%s: the usual shapes", usual[i][0]);
+        is_int(c.events, 2, "%s: two tokens", usual[i][0]);
+        ok(d->tokener == NULL, "%s: are read without json-c", usual[i][0]);
+        cs_decoder_destroy(d);
+    }
+}
+
 int main(void)
 {
+    test_fast_path_taken();
     test_limits();
     test_callback();
     test_reset();

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * dialects: what each makes of its frames. Every case runs whole, one byte at a time, and with the fast path off; all must
- * say the same.
+ * dialects: what each makes of its frames. Every case runs whole, one byte at a time, and with the fast path off; all
+ * must say the same.
  */
 #include "chatstream/event.h"
 #include "tap.h"
@@ -41,10 +41,12 @@ static void test_sse_texts(void)
         snprintf(input, sizeof(input), D("{\"%s\":\"Hel\"}") D("{\"type\":\"token\",\"%s\":\"lo\"}"), keys[i], keys[i]);
         says("sse", keys[i], input, "token \"Hel\"\ntoken \"lo\"\n" WHOLE);
     }
-    says("sse", "delta.content, delta.text", D("{\"delta\":{\"content\":\"a\"}}") D("{\"delta\":{\"role\":\"x\",\"text\":\"b\"}}"),
+    says("sse", "delta.content, delta.text",
+         D("{\"delta\":{\"content\":\"a\"}}") D("{\"delta\":{\"role\":\"x\",\"text\":\"b\"}}"),
          "token \"a\"\ntoken \"b\"\n" WHOLE);
-    says("sse", "boring members", D("{\"type\":\"token\",\"id\":\"1\",\"object\":{},\"created\":1,\"model\":[\"m\"],\"index\":0,"
-                                    "\"role\":\"assistant\",\"content\":\"x\",\"usage\":null,\"finish_reason\":null}"),
+    says("sse", "boring members",
+         D("{\"type\":\"token\",\"id\":\"1\",\"object\":{},\"created\":1,\"model\":[\"m\"],\"index\":0,"
+           "\"role\":\"assistant\",\"content\":\"x\",\"usage\":null,\"finish_reason\":null}"),
          "token \"x\"\n" WHOLE);
     says("sse", "escapes", D("{\"content\":\"a\\n\\\"\\u00e9\\ud83d\\ude00\\ud800\\u0000\\/\"}"),
          "token \"a\\n\\\"\xc3\xa9\xf0\x9f\x98\x80\xef\xbf\xbd\\u0000/\"\n" WHOLE);
@@ -57,7 +59,8 @@ static void test_sse_texts(void)
     says("sse", "bare text", D("Hello") D(" world") D("42") D("true") D("null"),
          "token \"Hello\"\ntoken \" world\"\ntoken \"42\"\ntoken \"true\"\ntoken \"null\"\n" WHOLE);
     says("sse", "text of several lines", "data: a\ndata:\ndata: b\n\n", "token \"a\\n\\nb\"\n" WHOLE);
-    says("sse", "text that looks like JSON", D("{ x") D("[link](url)") D("\"quote") D("{'a':1}") D("[NaN]") D("{\"a\":1} x"),
+    says("sse", "text that looks like JSON",
+         D("{ x") D("[link](url)") D("\"quote") D("{'a':1}") D("[NaN]") D("{\"a\":1} x"),
          "token \"{ x\"\ntoken \"[link](url)\"\ntoken \"\\\"quote\"\ntoken \"{'a':1}\"\ntoken \"[NaN]\"\n"
          "token \"{\\\"a\\\":1} x\"\n" WHOLE);
     says("sse", "JSON over several lines", "data: {\ndata: \"content\": \"x\"\ndata: }\n\n", "token \"x\"\n" WHOLE);
@@ -108,9 +111,11 @@ static void test_sse_ends(void)
          "= done finish=length usage=3/4 | whole\n");
     says("sse", "usage, other names", D("{\"content\":\"x\",\"usage\":{\"input_tokens\":3,\"output_tokens\":4}}"),
          "token \"x\"\n= usage=3/4 | whole\n");
-    says("sse", "usage alone is no event", D("{\"usage\":{\"input_tokens\":3}}") D("{\"finish_reason\":\"stop\",\"id\":1}"),
+    says("sse", "usage alone is no event",
+         D("{\"usage\":{\"input_tokens\":3}}") D("{\"finish_reason\":\"stop\",\"id\":1}"),
          "= finish=stop usage=3/-1 | whole\n");
-    says("sse", "usage within", D("{\"type\":\"done\",\"data\":{\"finish_reason\":\"stop\",\"usage\":{\"output_tokens\":4}}}"),
+    says("sse", "usage within",
+         D("{\"type\":\"done\",\"data\":{\"finish_reason\":\"stop\",\"usage\":{\"output_tokens\":4}}}"),
          "metadata {\"data\":{\"finish_reason\":\"stop\",\"usage\":{\"output_tokens\":4}}}\n"
          "= done finish=stop usage=-1/4 | whole\n");
     says("sse", "no end at all is an end", D("a"), "token \"a\"\n" WHOLE);
@@ -119,7 +124,8 @@ static void test_sse_ends(void)
     says("sse", "only pings", E("ping", "{}"), "= | upstream's answer was empty\n");
     says("sse", "cut in an event", D("a") "data: b\n",
          "token \"a\"\n= | upstream's answer was cut in the middle of an event\n");
-    says("sse", "cut in a line", D("a") "data: b", "token \"a\"\n= | upstream's answer was cut in the middle of an event\n");
+    says("sse", "cut in a line", D("a") "data: b",
+         "token \"a\"\n= | upstream's answer was cut in the middle of an event\n");
     says("sse", "cut in a comment", D("a") ": b", "token \"a\"\n" WHOLE);
 }
 
@@ -141,9 +147,11 @@ static void test_sse_others(void)
          RETRY("upstream is overloaded"));
     says("sse", "errors that are none", D("{\"content\":\"x\",\"error\":\"\"}") D("{\"content\":\"y\",\"error\":null}"),
          "token \"x\"\ntoken \"y\"\n" WHOLE);
-    says("sse", "an error beside a text stays here", D("{\"content\":\"x\",\"error\":\"secret\"}"), "token \"x\"\n" WHOLE);
-    says("sse", "pings", D("a") E("ping", "1") E("heartbeat", "{\"ts\":1}") D("{\"type\":\"keepalive\"}") E("ping", "[]")
-                             D("{\"type\":\"start\"}") E("start", "go") E("start", "{}"),
+    says("sse", "an error beside a text stays here", D("{\"content\":\"x\",\"error\":\"secret\"}"),
+         "token \"x\"\n" WHOLE);
+    says("sse", "pings",
+         D("a") E("ping", "1") E("heartbeat", "{\"ts\":1}") D("{\"type\":\"keepalive\"}") E("ping", "[]")
+             D("{\"type\":\"start\"}") E("start", "go") E("start", "{}"),
          "token \"a\"\n" WHOLE);
     says("sse", "start with members", D("{\"type\":\"start\",\"id\":\"7\"}"),
          "metadata {\"id\":\"7\",\"upstream_type\":\"start\"}\n" WHOLE);
@@ -157,8 +165,8 @@ static void test_sse_others(void)
 static void test_openai(void)
 {
     says("openai", "an answer",
-         DELTA("{\"role\":\"assistant\",\"content\":\"\",\"refusal\":null}", "null") DELTA("{\"content\":\"Hel\"}", "null")
-             DELTA("{\"content\":\"l\\u00f6\"}", "null") DELTA("{}", "\"stop\"")
+         DELTA("{\"role\":\"assistant\",\"content\":\"\",\"refusal\":null}", "null")
+             DELTA("{\"content\":\"Hel\"}", "null") DELTA("{\"content\":\"l\\u00f6\"}", "null") DELTA("{}", "\"stop\"")
                  CHUNK("\"choices\":[],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2,\"total_tokens\":3}")
                      D("[DONE]") D("garbage"),
          "token \"Hel\"\ntoken \"l\xc3\xb6\"\n= done finish=stop usage=1/2 | whole\n");
@@ -174,7 +182,8 @@ static void test_openai(void)
     says("openai", "empty reasoning", DELTA("{\"content\":\"x\",\"reasoning\":\"\"}", "null") D("[DONE]"),
          "token \"x\"\n" DONE);
     says("openai", "tool calls",
-         DELTA("{\"content\":\"x\",\"tool_calls\":[{\"index\":0,\"function\":{\"arguments\":\"{\"}}]}", "null") D("[DONE]"),
+         DELTA("{\"content\":\"x\",\"tool_calls\":[{\"index\":0,\"function\":{\"arguments\":\"{\"}}]}", "null")
+             D("[DONE]"),
          "token \"x\"\nmetadata {\"tool_calls\":[{\"index\":0,\"function\":{\"arguments\":\"{\"}}]}\n" DONE);
     says("openai", "other choices",
          CHUNK("\"choices\":[{\"index\":1,\"delta\":{\"content\":\"b\"}},{\"index\":0,\"delta\":{\"content\":\"a\"}}]")
@@ -184,25 +193,29 @@ static void test_openai(void)
     says("openai", "members of the chunk", CHUNK("\"choices\":[],\"citations\":[\"u\"],\"type\":\"t\"") D("[DONE]"),
          "metadata {\"citations\":[\"u\"],\"upstream_type\":\"t\"}\n" DONE);
     says("openai", "a member twice",
-         D("{\"choices\":[{\"delta\":{\"content\":\"a\",\"content\":\"b\"}}],\"usage\":null,\"usage\":{\"prompt_tokens\":1}}")
-             D("[DONE]"),
+         D("{\"choices\":[{\"delta\":{\"content\":\"a\",\"content\":\"b\"}}],"
+           "\"usage\":null,\"usage\":{\"prompt_tokens\":1}}") D("[DONE]"),
          "token \"b\"\n= done usage=1/-1 | whole\n");
     says("openai", "comments and pings", ": OPENROUTER PROCESSING\n\n" E("ping", "{}") "data:\n\n" D("[DONE]"), DONE);
 
     says("openai", "no JSON", D("hello"), FAILED("upstream sent malformed data"));
     says("openai", "cut JSON", D("{\"choices\":["), FAILED("upstream sent malformed data"));
     says("openai", "no object", D("[1]"), FAILED("upstream sent malformed data"));
-    says("openai", "an error", D("{\"error\":{\"message\":\"secret\",\"type\":\"invalid_request_error\",\"code\":null}}"),
+    says("openai", "an error",
+         D("{\"error\":{\"message\":\"secret\",\"type\":\"invalid_request_error\",\"code\":null}}"),
          FAILED("upstream reported an error"));
-    says("openai", "rate limit", D("{\"error\":{\"message\":\"secret\",\"type\":\"requests\",\"code\":\"rate_limit_exceeded\"}}"),
+    says("openai", "rate limit",
+         D("{\"error\":{\"message\":\"secret\",\"type\":\"requests\",\"code\":\"rate_limit_exceeded\"}}"),
          RETRY("upstream's rate limit was reached"));
     says("openai", "no quota", D("{\"error\":{\"type\":\"insufficient_quota\",\"code\":\"insufficient_quota\"}}"),
          FAILED("upstream reported an error"));
-    says("openai", "server error", D("{\"error\":{\"type\":\"server_error\"}}"), RETRY("upstream had an internal error"));
+    says("openai", "server error", D("{\"error\":{\"type\":\"server_error\"}}"),
+         RETRY("upstream had an internal error"));
     says("openai", "numeric code", D("{\"error\":{\"code\":503}}"), RETRY("upstream is overloaded"));
     says("openai", "another number", D("{\"error\":{\"code\":400}}"), FAILED("upstream reported an error"));
     says("openai", "an error as a string", D("{\"error\":\"secret\"}"), FAILED("upstream reported an error"));
-    says("openai", "an error event", E("error", "{\"code\":\"server_error\"}"), RETRY("upstream had an internal error"));
+    says("openai", "an error event", E("error", "{\"code\":\"server_error\"}"),
+         RETRY("upstream had an internal error"));
 }
 
 static void test_text(void)
@@ -210,9 +223,11 @@ static void test_text(void)
     base_flags = TRANSCRIPT_MERGE;
     says("text", "bytes", "Hello\r\n{\"content\":1}\n", "token \"Hello\\r\\n{\\\"content\\\":1}\\n\"\n" WHOLE);
     says("text", "nothing is whole", "", WHOLE);
-    says("text", "characters", "\xe2\x82\xac\xf0\x9f\x98\x80\xc3\xa9", "token \"\xe2\x82\xac\xf0\x9f\x98\x80\xc3\xa9\"\n" WHOLE);
-    says("text", "ill-formed", "a\xff\xe2\x82z\xf0\x9f\xf0\x9f\x98\x80\xed\xa0\x80",
-         "token \"a\xef\xbf\xbd\xef\xbf\xbdz\xef\xbf\xbd\xf0\x9f\x98\x80\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\"\n" WHOLE);
+    says("text", "characters", "\xe2\x82\xac\xf0\x9f\x98\x80\xc3\xa9",
+         "token \"\xe2\x82\xac\xf0\x9f\x98\x80\xc3\xa9\"\n" WHOLE);
+    says(
+        "text", "ill-formed", "a\xff\xe2\x82z\xf0\x9f\xf0\x9f\x98\x80\xed\xa0\x80",
+        "token \"a\xef\xbf\xbd\xef\xbf\xbdz\xef\xbf\xbd\xf0\x9f\x98\x80\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\"\n" WHOLE);
     says("text", "cut in a character", "a\xe2\x82",
          "token \"a\"\n= | upstream's answer was cut in the middle of a character\n");
     base_flags = 0;
@@ -221,18 +236,21 @@ static void test_text(void)
 static void test_raw(void)
 {
     base_flags = TRANSCRIPT_RAW;
-    says("sse", "raw", E("sources", "{\"a\":1}") D("x") "data:\n\n" D("{\"type\":\"done\",\"usage\":{\"input_tokens\":1}}") D("y"),
+    says("sse", "raw",
+         E("sources", "{\"a\":1}") D("x") "data:\n\n" D("{\"type\":\"done\",\"usage\":{\"input_tokens\":1}}") D("y"),
          "raw sources \"{\\\"a\\\":1}\"\nraw  \"x\"\nraw  \"\"\n"
          "raw  \"{\\\"type\\\":\\\"done\\\",\\\"usage\\\":{\\\"input_tokens\\\":1}}\"\n= done usage=1/-1 | whole\n");
     says("openai", "raw", DELTA("{}", "\"stop\"") D("[DONE]") D("x"),
-         "raw  \"{\\\"id\\\":\\\"c1\\\",\\\"object\\\":\\\"chat.completion.chunk\\\",\\\"created\\\":1,\\\"model\\\":\\\"m\\\","
-         "\\\"choices\\\":[{\\\"index\\\":0,\\\"delta\\\":{},\\\"logprobs\\\":null,\\\"finish_reason\\\":\\\"stop\\\"}]}\"\n"
+         "raw  \"{\\\"id\\\":\\\"c1\\\",\\\"object\\\":\\\"chat.completion.chunk\\\","
+         "\\\"created\\\":1,\\\"model\\\":\\\"m\\\","
+         "\\\"choices\\\":[{\\\"index\\\":0,\\\"delta\\\":{},\\\"logprobs\\\":null,"
+         "\\\"finish_reason\\\":\\\"stop\\\"}]}\"\n"
          "raw  \"[DONE]\"\n= done finish=stop | whole\n");
     says("openai", "raw failure", D("oops") D("x"), "raw  \"oops\"\n" FAILED("upstream sent malformed data"));
     base_flags = 0;
 }
 
-/* ---- requests and the table ------------------------------------------------------------------------------------------ */
+/* ---- requests and the table -------------------------------------------------------------------------------------- */
 
 static void asks(const char *dialect, const cs_question_t *question, const char *want, const char *what)
 {
@@ -245,7 +263,8 @@ static void asks(const char *dialect, const cs_question_t *question, const char 
     cs_buf_free(&out);
     cs_buf_init(&out, full + 1);
     cs_buf_append(&out, "ab", 2);
-    is_int(cs_dialect_build_request(cs_dialect_find(dialect), question, &out), APR_ENOSPC, "%s: %s, no room", dialect, what);
+    is_int(cs_dialect_build_request(cs_dialect_find(dialect), question, &out), APR_ENOSPC, "%s: %s, no room", dialect,
+           what);
     is_buf(&out, "ab", "leaves nothing behind");
     cs_buf_free(&out);
 }
@@ -256,7 +275,8 @@ static void test_requests(void)
     cs_question_t only = {.message = "hi"};
     cs_question_t empty = {.message = "hi", .history = "[ ]", .model = "m"};
     asks("sse", &all,
-         "{\"message\":\"say \\\"hi\\\"\\n\",\"conversation_history\":[{\"role\":\"user\",\"content\":\"x\"}],\"user\":\"u\","
+         "{\"message\":\"say \\\"hi\\\"\\n\",\"conversation_history\":[{\"role\":\"user\",\"content\":\"x\"}],"
+         "\"user\":\"u\","
          "\"user_email\":\"e@x\",\"user_role\":\"admin\",\"conversation_id\":\"c1\",\"stream\":true}",
          "everything");
     asks("text", &only, "{\"message\":\"hi\",\"stream\":true}", "a message");

@@ -51,27 +51,32 @@ static void test_native(void)
           "id: " ID ":45\nevent: message\ndata: {\"type\":\"metadata\",\"upstream_event\":\"sources\",\"data\":"
           "\"a\\n\\nb \"}\n\n",
           "native: a raw event");
-    WROTE(f->gap(&out, &info, 5, 17), "id: " ID ":17\nevent: message\ndata: {\"type\":\"gap\",\"from\":5,\"to\":17}\n\n",
-          "native: gap");
+    WROTE(f->gap(&out, &info, 5, 17),
+          "id: " ID ":17\nevent: message\ndata: {\"type\":\"gap\",\"from\":5,\"to\":17}\n\n", "native: gap");
     WROTE(f->heartbeat(&out, WHEN), "event: heartbeat\ndata: {\"ts\":\"2026-02-17T10:00:00.123Z\"}\n\n",
           "native: heartbeat");
     WROTE(f->ending(&out, &info, &complete, UINT64_MAX),
-          "id: " ID ":18446744073709551615\nevent: message\ndata: {\"type\":\"complete\",\"finish_reason\":\"stop\",\"usage\":"
+          "id: " ID
+          ":18446744073709551615\nevent: message\ndata: {\"type\":\"complete\",\"finish_reason\":\"stop\",\"usage\":"
           "{\"prompt_tokens\":1,\"completion_tokens\":2},\"metrics\":{\"first_token_ms\":84,\"duration_ms\":1520,"
           "\"tokens\":42}}\n\n",
           "native: complete");
     WROTE(f->ending(&out, &info, &unknown, 2),
-          "id: " ID ":2\nevent: message\ndata: {\"type\":\"complete\",\"finish_reason\":null,\"usage\":null,\"metrics\":"
+          "id: " ID
+          ":2\nevent: message\ndata: {\"type\":\"complete\",\"finish_reason\":null,\"usage\":null,\"metrics\":"
           "{\"first_token_ms\":null,\"duration_ms\":7,\"tokens\":0}}\n\n",
           "native: complete, nothing known");
     WROTE(f->ending(&out, &info, &half, 2),
-          "id: " ID ":2\nevent: message\ndata: {\"type\":\"complete\",\"finish_reason\":\"a\\\"b\",\"usage\":{\"prompt_tokens\":"
+          "id: " ID
+          ":2\nevent: message\ndata: {\"type\":\"complete\",\"finish_reason\":\"a\\\"b\",\"usage\":{\"prompt_tokens\":"
           "null,\"completion_tokens\":2},\"metrics\":{\"first_token_ms\":0,\"duration_ms\":0,\"tokens\":1}}\n\n",
           "native: complete, half known");
-    WROTE(f->ending(&out, &info, &error, 9),
-          "id: " ID ":9\nevent: message\ndata: {\"type\":\"error\",\"code\":\"timeout\",\"message\":\"the answer took \\\"too\\\" "
-          "long\",\"retryable\":true}\n\n",
-          "native: error");
+    WROTE(
+        f->ending(&out, &info, &error, 9),
+        "id: " ID
+        ":9\nevent: message\ndata: {\"type\":\"error\",\"code\":\"timeout\",\"message\":\"the answer took \\\"too\\\" "
+        "long\",\"retryable\":true}\n\n",
+        "native: error");
     WROTE(f->ending(&out, &info, &final_error, 0),
           "event: message\ndata: {\"type\":\"error\",\"code\":\"cancelled\",\"message\":\"\",\"retryable\":false}\n\n",
           "native: an error of one reader has no id");
@@ -83,20 +88,23 @@ static void test_raw(void)
     ok(f->mode == CS_DECODE_RAW && !f->numbers_frame, "raw: frame has no numbers");
     WROTE(f->preamble(&out), "retry: 1000\n\n", "raw: preamble");
     WROTE(f->start(&out, &info), "", "raw: no start");
-    WROTE(f->event(&out, &info, &raw), "id: " ID ":45\nevent: sources\ndata: a\ndata:\ndata: b \n\n", "raw: several lines");
+    WROTE(f->event(&out, &info, &raw), "id: " ID ":45\nevent: sources\ndata: a\ndata:\ndata: b \n\n",
+          "raw: several lines");
     WROTE(f->event(&out, &info, &raw_message), "id: " ID ":46\ndata:\n\n", "raw: empty data, default name");
     WROTE(f->event(&out, &info, &raw_cr), "id: " ID ":47\ndata: a\ndata: id: 1\ndata: b\ndata:\n\n",
           "raw: no CR gets out to end a line of ours");
     WROTE(f->heartbeat(&out, WHEN), ": heartbeat\n\n", "raw: heartbeat");
-    WROTE(f->gap(&out, &info, 5, 17), "id: " ID ":17\nevent: gap\ndata: {\"type\":\"gap\",\"from\":5,\"to\":17}\n\n", "raw: gap");
+    WROTE(f->gap(&out, &info, 5, 17), "id: " ID ":17\nevent: gap\ndata: {\"type\":\"gap\",\"from\":5,\"to\":17}\n\n",
+          "raw: gap");
     WROTE(f->ending(&out, &info, &complete, 9), "", "raw: the upstream's own end is the end");
-    WROTE(f->ending(&out, &info, &error, 9),
-          "event: error\ndata: {\"type\":\"error\",\"code\":\"timeout\",\"message\":\"the answer took \\\"too\\\" long\","
-          "\"retryable\":true}\n\n",
-          "raw: error");
+    WROTE(
+        f->ending(&out, &info, &error, 9),
+        "event: error\ndata: {\"type\":\"error\",\"code\":\"timeout\",\"message\":\"the answer took \\\"too\\\" long\","
+        "\"retryable\":true}\n\n",
+        "raw: error");
 }
 
-/* ---- what a parser makes of it ---------------------------------------------------------------------------------------- */
+/* ---- what a parser makes of it ----------------------------------------------------------------------------------- */
 
 static apr_status_t check_frame(void *baton, const cs_frame_t *frame)
 {
@@ -107,7 +115,8 @@ static apr_status_t check_frame(void *baton, const cs_frame_t *frame)
 
 static void test_round_trip(void)
 {
-    static const char *const texts[] = {"", "a", "\n", "a\n", "\na", "\n\n", " a", "  ", ": x", "data: x\n\ndata: y", "a\nb\n\nc"};
+    static const char *const texts[] = {
+        "", "a", "\n", "a\n", "\na", "\n\n", " a", "  ", ": x", "data: x\n\ndata: y", "a\nb\n\nc"};
     const cs_format_t *f = cs_format_find("raw");
     cs_sse_t sse;
     const cs_event_t *current;
@@ -124,7 +133,7 @@ static void test_round_trip(void)
     cs_sse_release(&sse);
 }
 
-/* ---- a buffer that is too small, by every number of bytes ------------------------------------------------------------- */
+/* ---- a buffer that is too small, by every number of bytes -------------------------------------------------------- */
 
 static apr_status_t call(const cs_format_t *f, int which, cs_buf_t *to)
 {
@@ -175,8 +184,18 @@ static void test_ids(void)
 {
     cs_uuid_t uuid;
     uint64_t seq = 0;
-    static const char *const bad[] = {"", ID, ID ":", ID ":x", ID ":-1", ID ":01", ID ":1 ", ID " :1", ID ":18446744073709551616",
-                                      "x" ID ":1", ID ":99999999999999999999999", "0190a5c4-7e1b-7abc-8def-0123456789az:1"};
+    static const char *const bad[] = {"",
+                                      ID,
+                                      ID ":",
+                                      ID ":x",
+                                      ID ":-1",
+                                      ID ":01",
+                                      ID ":1 ",
+                                      ID " :1",
+                                      ID ":18446744073709551616",
+                                      "x" ID ":1",
+                                      ID ":99999999999999999999999",
+                                      "0190a5c4-7e1b-7abc-8def-0123456789az:1"};
     is_int(cs_event_id_parse(ID ":42", 39, &uuid, &seq), APR_SUCCESS, "an event id");
     is_int(seq, 42, "its seq");
     char text[CS_UUID_LEN + 1];

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * sse: the shared vectors (collected from web-platform-tests and from parsers in use), each whole, byte by byte, and, when
- * short, cut at every pair of positions; then the bounds.
+ * sse: the shared vectors (collected from web-platform-tests and from parsers in use), each whole, byte by byte, and,
+ * when short, cut at every pair of positions; then the bounds.
  */
 #include <stdlib.h>
 
@@ -18,8 +18,8 @@ typedef struct {
     cs_sse_t *sse;
 } seen_t;
 
-static void put_event(cs_buf_t *text, const char *id, size_t id_len, const char *name, size_t name_len, const char *data,
-                      size_t len)
+static void put_event(cs_buf_t *text, const char *id, size_t id_len, const char *name, size_t name_len,
+                      const char *data, size_t len)
 {
     cs_buf_append_json(text, id, id_len);
     cs_buf_append_json(text, name, name_len);
@@ -46,7 +46,7 @@ static apr_status_t feed(cs_sse_t *sse, const char *bytes, size_t len)
     return rv;
 }
 
-/* ---- vectors --------------------------------------------------------------------------------------------------------- */
+/* ---- vectors ----------------------------------------------------------------------------------------------------- */
 
 typedef struct {
     const char *name;
@@ -196,7 +196,7 @@ static void test_vectors(const char *program)
     json_object_put(vectors);
 }
 
-/* ---- what the vectors leave out -------------------------------------------------------------------------------------- */
+/* ---- what the vectors leave out ---------------------------------------------------------------------------------- */
 
 static void parses(const char *input, size_t len, const char *want, const char *what)
 {
@@ -222,7 +222,9 @@ static void test_repair(void)
     PARSES("data:a\xff\n\n", "\"\"\"message\"\"a\xef\xbf\xbd\"\n", "a byte that is no UTF-8");
     PARSES("data:a\xe2\x82\ndata:b\n\n", "\"\"\"message\"\"a\xef\xbf\xbd\\nb\"\n", "a character cut by the line's end");
     PARSES("event:\xc3\nid:\xff\ndata:x\n\n", "\"\xef\xbf\xbd\"\"\xef\xbf\xbd\"\"x\"\n", "in names and ids");
-    PARSES("\xef\xbb" "data:x\n\ndata:y\n\n", "\"\"\"message\"\"y\"\n", "two thirds of a byte order mark belong to the line");
+    PARSES("\xef\xbb"
+           "data:x\n\ndata:y\n\n",
+           "\"\"\"message\"\"y\"\n", "two thirds of a byte order mark belong to the line");
     PARSES("\xef\xbb\xbf\n\ndata:x\n\n", "\"\"\"message\"\"x\"\n", "a byte order mark before a blank line");
     PARSES("event:a\nevent:b\ndata:x\n\n", "\"\"\"b\"\"x\"\n", "the last name counts");
     PARSES("event:a\n\ndata:x\n\n", "\"\"\"message\"\"x\"\n", "a name without data is forgotten");
@@ -263,7 +265,10 @@ static apr_status_t count_frame(void *baton, const cs_frame_t *frame)
     return APR_SUCCESS;
 }
 
-/* Feeds `chunk` again and again after `head`: how many bytes until it is refused; `*kept` is what the parser then holds. */
+/*
+ * Feeds `chunk` again and again after `head`: how many bytes until it is refused; `*kept` is what the parser then
+ * holds.
+ */
 static size_t flood(const char *head, const char *chunk, size_t total, size_t max_event, size_t *kept)
 {
     cs_sse_t sse;

@@ -6,8 +6,8 @@
 
 #include "tap.h"
 
-static const cs_question_t all = {"say \"hi\"\n{user}", "[{\"role\":\"user\",\"content\":\"x\"}]", "u\\1", "e@x", "admin", "c1",
-                                  "gpt"};
+static const cs_question_t all = {
+    "say \"hi\"\n{user}", "[{\"role\":\"user\",\"content\":\"x\"}]", "u\\1", "e@x", "admin", "c1", "gpt"};
 static const cs_question_t only = {.message = "hi"};
 
 static void renders(const char *text, const cs_question_t *question, const char *want, const char *what)
@@ -40,22 +40,27 @@ static void renders(const char *text, const cs_question_t *question, const char 
 
 static void test_render(void)
 {
-    renders("{\"m\":\"{message}\",\"h\":\"{history}\",\"l\":[\"{user}\",\"{user_email}\",\"{user_role}\",\"{conversation_id}\","
+    renders("{\"m\":\"{message}\",\"h\":\"{history}\","
+            "\"l\":[\"{user}\",\"{user_email}\",\"{user_role}\",\"{conversation_id}\","
             "\"{model}\"]}",
             &all,
-            "{\"m\":\"say \\\"hi\\\"\\n{user}\",\"h\":[{\"role\":\"user\",\"content\":\"x\"}],\"l\":[\"u\\\\1\",\"e@x\",\"admin\","
+            "{\"m\":\"say \\\"hi\\\"\\n{user}\",\"h\":[{\"role\":\"user\",\"content\":\"x\"}],"
+            "\"l\":[\"u\\\\1\",\"e@x\",\"admin\","
             "\"c1\",\"gpt\"]}",
             "every placeholder");
     renders("{\"m\":\"{message}\",\"h\":\"{history}\",\"u\":\"{user}\",\"e\":\"<{user_email}>\"}", &only,
             "{\"m\":\"hi\",\"h\":null,\"u\":null,\"e\":\"<>\"}", "absent values");
     renders("{\"p\":\"Answer: {message}! For {user}{user}.\",\"h\":\"H: {history}\"}", &all,
-            "{\"p\":\"Answer: say \\\"hi\\\"\\n{user}! For u\\\\1u\\\\1.\",\"h\":\"H: [{\\\"role\\\":\\\"user\\\",\\\"content\\\":"
+            "{\"p\":\"Answer: say \\\"hi\\\"\\n{user}! For u\\\\1u\\\\1.\","
+            "\"h\":\"H: [{\\\"role\\\":\\\"user\\\",\\\"content\\\":"
             "\\\"x\\\"}]\"}",
             "parts of strings");
     renders("{\"{message}\":1,\"{user}\":\"{usr}\",\"x\":\"{message\",\"y\":\"{{message}}\"}", &only,
-            "{\"{message}\":1,\"{user}\":\"{usr}\",\"x\":\"{message\",\"y\":\"{hi}\"}", "keys and what is no placeholder");
+            "{\"{message}\":1,\"{user}\":\"{usr}\",\"x\":\"{message\",\"y\":\"{hi}\"}",
+            "keys and what is no placeholder");
     renders(" { \"a\" : [ 1 , 2.50 , true , null , -3e5 ] , \"b\" : { } , \"c\" : \"\\u00e9\\\"\\u0000/\" }\n", &only,
-            "{\"a\":[1,2.50,true,null,-3e5],\"b\":{},\"c\":\"\xc3\xa9\\\"\\u0000/\"}", "everything else stays as it is");
+            "{\"a\":[1,2.50,true,null,-3e5],\"b\":{},\"c\":\"\xc3\xa9\\\"\\u0000/\"}",
+            "everything else stays as it is");
     renders("\xef\xbb\xbf[\"{message}\"]", &only, "[\"hi\"]", "a byte order mark");
     renders("[]", &only, "[]", "nothing to fill in");
 }
@@ -99,7 +104,7 @@ static void test_errors(void)
     cs_buf_free(&out);
 }
 
-/* ---- several threads, one template ------------------------------------------------------------------------------------- */
+/* ---- several threads, one template ------------------------------------------------------------------------------- */
 
 typedef struct {
     const cs_template_t *tmpl;

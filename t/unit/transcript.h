@@ -45,8 +45,8 @@ static inline void transcript_json(transcript_t *t, const char *text, size_t len
 static inline apr_status_t transcript_event(void *baton, const cs_event_t *event)
 {
     transcript_t *t = baton;
-    if (!cs_utf8_valid(event->data, event->len) || !cs_utf8_valid(event->name, event->name_len)
-        || event->name_len > 255 || (event->kind != CS_EVENT_RAW && event->len == 0)) {
+    if (!cs_utf8_valid(event->data, event->len) || !cs_utf8_valid(event->name, event->name_len) || event->name_len > 255
+        || (event->kind != CS_EVENT_RAW && event->len == 0)) {
         t->bad = 1;
     }
     switch (event->kind) {

@@ -62,7 +62,10 @@ sub stop {
     return 0;
 }
 
-sub stop_all { stop($_) for sort { $b <=> $a } keys %running }
+sub stop_all {
+    my ($except) = @_;
+    stop($_) for grep { !defined $except || $_ != $except } sort { $b <=> $a } keys %running;
+}
 
 END {
     if ($$ == $owner) {

@@ -36,7 +36,7 @@ sub ms  { my ($v) = @_; return defined $v ? sprintf('%.2f', $v / 1000) : '–' }
 sub failures {
     my ($rounds) = @_;
     my $n = 0;
-    $n += $_ ? $_->{failed} : 0 for @$rounds;
+    $n += $_ ? $_->{failed} // 1 : 0 for @$rounds;
     return $n;
 }
 
@@ -91,7 +91,8 @@ sub growth_table {
         for my $plan (@$plans) {
             my $r = $result->{ $plan->{label} }{$name} or next;
             my $size = $plan->{size} . ($plan->{children} ? ", $plan->{children} children" : '');
-            push @rows, [$Bench::Servers::title{$name}, $size, num(med($r, 'us_event'), 1), num(ratio($r, $base, 'us_event'), 2),
+            push @rows, [$Bench::Servers::title{$name}, $size,
+                num(med($r, 'us_event'), 1), num(ratio($r, $base, 'us_event'), 2),
                 num(ratio($r, $result->{ $plan->{label} }{nginx}, 'us_event'), 2), ms(med($r, 'p99')),
                 num(med($r, 'held'), 1), failures($r)];
         }
@@ -126,7 +127,8 @@ sub goals {
     for my $plan (@more) {
         my ($many, $nginx_many) = $by->($plan);
         my $beside = ratio($many, $nginx_many, 'us_event');
-        push @goals, goal("CPU per event, $plan->{size} streams ÷ $first->{size} streams", ratio($many, $few, 'us_event'), 1.1, 2);
+        push @goals, goal("CPU per event, $plan->{size} streams ÷ $first->{size} streams",
+            ratio($many, $few, 'us_event'), 1.1, 2);
         push @goals, goal("the same, each first ÷ nginx", $beside / $base, 1.1, 2) if $base && $beside;
     }
     my ($ran, $failed) = (0, 0);
@@ -142,6 +144,7 @@ sub goals {
 # What a reader must know about one measurement before trusting its figures.
 sub remarks {
     my ($f) = @_;
+    return "could not be measured: $f->{broken}" =~ s/\n.*//sr if $f->{broken};
     my @say;
     push @say, "$f->{failed} failed; first: $f->{first_failure}" if $f->{failed};
     push @say, 'its processes changed meanwhile, CPU figures miss some' if $f->{processes_changed};
@@ -163,8 +166,8 @@ sub notes {
             }
         }
     }
-    push @notes, sprintf('CPU used by others on this machine in the measured windows: median %.2f cores', median(@others))
-        if @others;
+    push @notes, sprintf('CPU used by others on this machine in the measured windows: median %.2f cores',
+        median(@others)) if @others;
     return join('', map { "- $_\n" } @notes) . "\n";
 }
 

@@ -149,6 +149,9 @@ ErrorLog $dir/error.log
 LogLevel warn
 LogFormat "%h %l %u %t \\"%r\\" %>s %b" common
 CustomLog $dir/access.log common
+<Directory />
+    AllowOverride None
+</Directory>
 <Location />
     Require all granted
 </Location>
@@ -189,7 +192,6 @@ LoadModule chatstream_module $env->{module}
 ChatStreamMaxStreams $plan->{slots}
 ChatStreamArena $plan->{arena}
 ChatStreamEnabled On
-ChatStreamMaxPerUser 0
 ChatStreamTimeout 900 headers=60 first-token=900 idle=900
 <Location /stream>
     SetHandler chatstream

@@ -22,8 +22,8 @@ use JSON::PP ();
 use Socket qw(IPPROTO_TCP SOL_SOCKET SO_LINGER SO_RCVBUF TCP_NODELAY);
 use Time::HiRes qw(time);
 
-# Options: host, port or unix; tls, ca; method, path, headers (array of pairs, or hash), body, json (a structure to send),
-# version ('1.1'); keep_alive; raw (the whole request as bytes; '' sends nothing yet); receive_buffer; timeout.
+# Options: host, port or unix; from (our own address); tls, ca; method, path, headers (array of pairs, or hash), body, json (a
+# structure to send), version ('1.1'); keep_alive; raw (the whole request as bytes; '' sends nothing yet); receive_buffer; timeout.
 sub new
 {
     my ($class, %options) = @_;
@@ -78,6 +78,8 @@ sub _connect
         $socket = IO::Socket::INET->new(Proto => 'tcp') or die "socket: $!\n";
         # Before the connection is made, or the window has already been offered.
         $socket->setsockopt(SOL_SOCKET, SO_RCVBUF, pack 'i', $options{receive_buffer}) if $options{receive_buffer};
+        bind $socket, Socket::pack_sockaddr_in(0, Socket::inet_aton($options{from})) or die "bind $options{from}: $!\n"
+            if $options{from};
         my $host = $options{host} || '127.0.0.1';
         connect $socket, Socket::pack_sockaddr_in($options{port}, Socket::inet_aton($host))
             or die "connect $host:$options{port}: $!\n";

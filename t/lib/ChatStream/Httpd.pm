@@ -122,7 +122,7 @@ sub write_config
         ? "StartServers $children\nMinSpareServers $children\nMaxSpareServers $children\nMaxRequestWorkers $children\nServerLimit $children\n"
         : "StartServers $children\nServerLimit " . ($children + 2) . "\nThreadsPerChild $threads\nThreadLimit $threads\n"
             . "MaxRequestWorkers $workers\nMinSpareThreads 1\nMaxSpareThreads $workers\n"
-            . ($self->{mpm} eq 'event' ? "AsyncRequestWorkerFactor 100\n" : '');
+            . ($self->{mpm} eq 'event' ? 'AsyncRequestWorkerFactor ' . int(8192 / $threads + 100) . "\n" : '');
     my $defines = join '', map { "Define $_ \"$self->{defines}{$_}\"\n" } sort keys %{ $self->{defines} || {} };
     my $user = $> == 0 ? "User www-data\nGroup www-data\n" : '';
     my $protocols = $self->{http2} ? 'Protocols h2 h2c http/1.1' : 'Protocols http/1.1';
@@ -210,6 +210,8 @@ sub start
         return $self if $ready && $self->{process}->alive && $self->wait_children;
         my $said = (slurp("$self->{dir}/logs/startup.log") // '') . $self->log;
         $self->{process}->stop;
+        my $status = $self->{process}->status;
+        $said .= 'it was ended by signal ' . ($status & 127) . "\n" if $status & 127;
         die "httpd did not start:\n$said\n" if $said !~ /could not bind to address/;
         unlink "$self->{dir}/logs/startup.log", $self->{error_log};
     }
@@ -272,6 +274,44 @@ sub kill_child
     ($pid) = $self->children if !$pid;
     kill $signal || 'KILL', $pid or die "no child to kill\n";
     return $pid;
+}
+
+# ---- connections -------------------------------------------------------------------------------------------------------
+
+# The child that has accepted the connection of this client (ChatStream::Client, TCP); undef: none has.
+sub child_of
+{
+    my ($self, $client) = @_;
+    my $port = (Socket::unpack_sockaddr_in(getsockname $client->socket))[0];
+    for my $pid ($self->children) {
+        my %inodes;
+        for my $line (split /\n/, slurp("/proc/$pid/net/tcp") // '') {
+            my ($remote, $inode) = (split ' ', $line)[ 2, 9 ];
+            $inodes{$inode} = 1 if defined $inode && $remote =~ /:([0-9A-F]{4})$/ && hex $1 == $port;
+        }
+        return $pid if grep { (readlink // '') =~ /^socket:\[(\d+)\]$/ && $inodes{$1} } glob "/proc/$pid/fd/*";
+    }
+    return undef;
+}
+
+# Runs `connect`, which opens connections and sends their requests, so that the child `pid` accepts them: the others are held
+# for that moment. Returns the clients that `connect` returns.
+sub connect_to
+{
+    my ($self, $pid, $connect) = @_;
+    my @others = grep { $_ != $pid } $self->children;
+    kill 'STOP', @others;
+    # Each thread stops for itself.
+    for my $stat (map { glob "/proc/$_/task/*/stat" } @others) {
+        wait_until(sub { (slurp($stat) // '') !~ /\) [RSD] /s }, 10);
+    }
+    my @clients = eval { $connect->() };
+    my $error = $@;
+    my @children = map { my $client = $_; wait_until(sub { $self->child_of($client) }, 10) || 0 } @clients;
+    kill 'CONT', @others;
+    die $error if $error;
+    die "child $pid did not take a connection\n" if grep { $_ != $pid } @children;
+    return wantarray ? @clients : $clients[0];
 }
 
 # ---- file descriptors --------------------------------------------------------------------------------------------------

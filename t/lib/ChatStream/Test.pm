@@ -26,12 +26,12 @@ use ChatStream::Client;
 use ChatStream::Curl;
 use ChatStream::Httpd;
 use ChatStream::Process qw(children_of free_port slurp wait_until);
+use ChatStream::Source qw(source_dir);
 use ChatStream::Upstream;
-use Cwd qw(abs_path);
-use File::Basename qw(dirname);
 use File::Temp ();
 use JSON::PP ();
 use Test::More;
+use Time::HiRes qw(time);
 
 our @EXPORT = (@Test::More::EXPORT, qw(chat free_port slurp wait_until source_dir build_dir));
 
@@ -51,9 +51,7 @@ sub import
     return;
 }
 
-my $source_dir = abs_path(dirname(__FILE__) . '/../../..');
-sub source_dir { $source_dir }
-sub build_dir  { $ENV{CHATSTREAM_BUILDDIR} || $source_dir }
+sub build_dir { $ENV{CHATSTREAM_BUILDDIR} || source_dir() }
 
 # Text of a <Location> that streams from `path` on the upstream; more directives may follow, one per argument.
 sub chat
@@ -155,6 +153,19 @@ sub open
     return $class->new(port => $port, path => $path, $options{tls} ? (ca => $self->{httpd}{ca}) : (), %options);
 }
 
+# The same as stream() and open(), but it is the child `pid` that serves the connection.
+sub stream_on
+{
+    my ($self, $pid, @rest) = @_;
+    my $stream = $self->open_on($pid, @rest);
+    $stream->read_head;
+    return $stream;
+}
+
+sub open_on { my ($self, $pid, @rest) = @_; return $self->{httpd}->connect_to($pid, sub { $self->open(@rest) }) }
+
+sub child_of { my ($self, $stream) = @_; return $self->{httpd}->child_of($stream) }
+
 # One request, answered whole: status, header(...), body, json.
 sub request
 {
@@ -209,9 +220,17 @@ sub _take_baseline
 {
     my ($self) = @_;
     my @ports = map { $_->port } @{ $self->{upstreams} };
-    for my $pid ($self->children) {
-        $self->{baseline}{$pid} ||= $self->{httpd}->descriptors($pid, @ports);
-    }
+    # A child is there before its threads have opened what they need: the MPM's poll set, the loop's, and what libcurl
+    # adds. Wait for both sets, and until nothing new has appeared for a moment.
+    my ($counted, $since) = ('', time);
+    my %now;
+    wait_until(sub {
+        %now = map { $_ => $self->{httpd}->descriptors($_, @ports) } $self->children;
+        my $count = join ' ', map { "$_:$now{$_}{other}" } sort keys %now;
+        ($counted, $since) = ($count, time) if $count ne $counted;
+        return time - $since > 0.1 && !grep { ($_->{names}{'anon_inode:[eventpoll]'} || 0) < 2 } values %now;
+    }, 3);
+    $self->{baseline}{$_} ||= $now{$_} for keys %now;
     return;
 }
 
@@ -295,7 +314,7 @@ sub DESTROY
     local ($?, $@, $!);
     # Before the directory goes.
     $self->{httpd}->stop if $self->{httpd};
-    $_->stop for @{ $self->{upstreams} || [] };
+    $_ && $_->stop for @{ $self->{upstreams} || [] };    # at the very end Perl takes things apart in any order
     return;
 }
 
