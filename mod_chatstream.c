@@ -133,9 +133,17 @@ static int post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, s
 
 /* ---- child ------------------------------------------------------------------------------------------------------- */
 
+/* On prefork this runs in the signal handler of the very thread that reads: waiting for it would be in vain. */
+static unsigned readers_to_wait_for(void)
+{
+    int threaded = 0;
+
+    return ap_mpm_query(AP_MPMQ_IS_THREADED, &threaded) == APR_SUCCESS && threaded ? cs_sink_count() : 0;
+}
+
 static void stop_now(void)
 {
-    cs_stream_child_stop(cs_sink_count);
+    cs_stream_child_stop(readers_to_wait_for);
     cs_sink_close_all();
 }
 

@@ -60,8 +60,8 @@ static inline cs_dir_config_t *cs_config_dir(ap_conf_vector_t *vector)
     return ap_get_module_config(vector, &chatstream_module);
 }
 
-/* The merged configuration of a request, defaults filled in. */
-const cs_dir_config_t *cs_config_of(const request_rec *r);
+/* The merged configuration of a request, defaults filled in; into the caller's own, since most callers need it for a moment. */
+void cs_config_of(const request_rec *r, cs_dir_config_t *conf);
 /* Defaults filled in. */
 void cs_config_server_values(const server_rec *main_server, apr_int64_t *max_streams, apr_int64_t *arena_bytes);
 /*

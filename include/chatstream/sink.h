@@ -51,6 +51,8 @@ int cs_sink_serve(request_rec *r, const cs_sink_spec_t *spec);
 int cs_response_problem(request_rec *r, const cs_result_t *problem);
 /* Answers with a JSON document. */
 int cs_response_json(request_rec *r, int status, const char *json, size_t len);
+/* Only its head: the caller sends `len` bytes. */
+void cs_response_json_head(request_rec *r, int status, size_t len);
 /* Headers of an event stream; compression is kept off. */
 void cs_response_event_stream(request_rec *r, const char *content_type);
 

@@ -80,12 +80,15 @@ typedef struct cs_template_t cs_template_t;
 typedef struct {
     const char *name;        /* for logs: scheme, host, port and path; no query, no user info */
     const char *url;         /* for libcurl */
+    const char *host;        /* the header */
+    const char *target;      /* path and query */
     const char *unix_socket; /* NULL: TCP */
     const char *ca_file;     /* NULL: the system's */
     const cs_dialect_t *dialect;
     apr_time_t connect_timeout;
+    int is_tls;
     int backup;
-    unsigned index; /* place in the table of handles that are ready for reuse */
+    unsigned index; /* place in the engine's table of connections */
 } cs_upstream_t;
 
 /* Checks and takes apart `http[s]://…` or `unix:/path|http://host/path`. NULL: fine, else what is wrong with it. */
@@ -124,7 +127,7 @@ typedef struct {
     cs_flow_e (*headers)(void *baton, int status, int retry_after);
     /* PAUSE: not taken, the same bytes come again after cs_transfer_resume. */
     cs_flow_e (*data)(void *baton, const char *bytes, size_t len);
-    /* `reason`: libcurl's static words. The transfer is gone. */
+    /* `reason`: static words, libcurl's or ours. The transfer is gone. */
     void (*done)(void *baton, cs_transfer_end_e end, const char *reason);
 } cs_transfer_events_t;
 

@@ -20,6 +20,10 @@ typedef struct {
     int failed;
 } check_t;
 
+#define REPLAY_FACTOR 8 /* an event may pass the replay size, but not the arena */
+
+static void check_sections(check_t *check, const apr_array_header_t *sections, const cs_dir_config_t *base);
+
 static void fail(check_t *check, const char *where, const char *what)
 {
     ap_log_error(APLOG_MARK, APLOG_EMERG, 0, check->server, "chatstream: %s: %s", where ? where : "server config", what);
@@ -45,39 +49,86 @@ static void check_upstreams(check_t *check, const cs_dir_config_t *conf)
     }
 }
 
-static void check_dir(check_t *check, ap_conf_vector_t *vector, ap_conf_vector_t *server_vector)
+/*
+ * The SetHandler that holds here. httpd keeps it as an expression that tells nothing before there is a request, only
+ * where it stands; the configuration tree has its words.
+ */
+static const ap_directive_t *directive_of(const ap_directive_t *tree, const ap_expr_info_t *expr)
+{
+    const ap_directive_t *found = NULL;
+
+    for (; tree && !found; tree = tree->next) {
+        if (tree->line_num == (int)expr->line_number && !strcasecmp(tree->directive, "SetHandler") &&
+            !strcmp(tree->filename, expr->filename)) {
+            return tree;
+        }
+        found = directive_of(tree->first_child, expr);
+    }
+    return found;
+}
+
+static void check_handler(check_t *check, const ap_expr_info_t *expr)
+{
+    const ap_directive_t *set = expr ? directive_of(ap_conftree, expr) : NULL;
+    const char *args = set ? set->args : "", *handler = ap_getword_conf(check->pool, &args);
+
+    if (!strcasecmp(handler, "chatstream") || !strcasecmp(handler, "chatstream-complete")) {
+        fail(check,
+             apr_psprintf(check->pool, "%s line %d%s%s%s%s", set->filename, set->line_num, set->parent ? ", " : "",
+                          set->parent ? set->parent->directive : "", set->parent ? " " : "",
+                          set->parent ? set->parent->args : ""),
+             apr_psprintf(check->pool, "SetHandler %s needs a ChatStreamUpstream", handler));
+    }
+}
+
+/* A section by itself, within what its surroundings say (`base`): requests may meet it alone. */
+static void check_section(check_t *check, ap_conf_vector_t *vector, const cs_dir_config_t *base)
 {
     const core_dir_config *core = ap_get_core_module_config(vector);
-    const char *handler = core ? core->handler : NULL;
     /* A section that says nothing to a module has no configuration of it. */
     void *own = cs_config_dir(vector) ? cs_config_dir(vector) : cs_config_create_dir(check->pool, NULL);
-    cs_dir_config_t *conf = cs_config_merge_dir(check->pool, cs_config_dir(server_vector), own);
+    cs_dir_config_t *inherited = cs_config_merge_dir(check->pool, (void *)base, own);
+    cs_dir_config_t *conf = apr_pmemdup(check->pool, inherited, sizeof(*conf));
+
 
     cs_config_fill_dir(conf);
     if (conf->upstreams) {
         check_upstreams(check, conf);
     }
-    else if (handler && (!strcmp(handler, "chatstream") || !strcmp(handler, "chatstream-complete"))) {
-        fail(check, conf->location, apr_psprintf(check->pool, "SetHandler %s needs a ChatStreamUpstream", handler));
+    else if (core) {
+        check_handler(check, core->expr_handler);
     }
-    if (conf->max_event * 2 > conf->replay_bytes * 16) {
-        fail(check, conf->location, "ChatStreamMaxEvent: larger than eight times ChatStreamReplay's bytes");
+    if (conf->max_event > conf->replay_bytes * REPLAY_FACTOR) {
+        fail(check, conf->location,
+             apr_psprintf(check->pool,
+                          "ChatStreamMaxEvent: %" APR_INT64_T_FMT
+                          " bytes are too many for ChatStreamReplay %" APR_INT64_T_FMT "; allowed is %d times as much, %" APR_INT64_T_FMT,
+                          conf->max_event, conf->replay_bytes, REPLAY_FACTOR, conf->replay_bytes * REPLAY_FACTOR));
+    }
+    if (core) {
+        check_sections(check, core->sec_file, inherited);
+        check_sections(check, core->sec_if, inherited);
+    }
+}
+
+static void check_sections(check_t *check, const apr_array_header_t *sections, const cs_dir_config_t *base)
+{
+    int i;
+
+    for (i = 0; sections && i < sections->nelts; i++) {
+        check_section(check, APR_ARRAY_IDX(sections, i, ap_conf_vector_t *), base);
     }
 }
 
 static void check_server(check_t *check, server_rec *server)
 {
     const core_server_config *core = ap_get_core_module_config(server->module_config);
-    ap_conf_vector_t **locations = (ap_conf_vector_t **)core->sec_url->elts;
-    int i;
+    const cs_dir_config_t *base = cs_config_dir(server->lookup_defaults);
 
     check->server = server;
-    for (i = 0; i < core->sec_url->nelts; i++) {
-        check_dir(check, locations[i], server->lookup_defaults);
-    }
-    for (i = 0; i < core->sec_dir->nelts; i++) {
-        check_dir(check, ((ap_conf_vector_t **)core->sec_dir->elts)[i], server->lookup_defaults);
-    }
+    check_section(check, server->lookup_defaults, base);
+    check_sections(check, core->sec_url, base);
+    check_sections(check, core->sec_dir, base);
 }
 
 static void check_arena(check_t *check, server_rec *main_server, uint32_t max_children)
@@ -144,10 +195,8 @@ int cs_config_check(apr_pool_t *temporary, server_rec *main_server, uint32_t max
     return check.failed ? HTTP_INTERNAL_SERVER_ERROR : OK;
 }
 
-const cs_dir_config_t *cs_config_of(const request_rec *r)
+void cs_config_of(const request_rec *r, cs_dir_config_t *conf)
 {
-    cs_dir_config_t *conf = apr_pmemdup(r->pool, cs_config_dir(r->per_dir_config), sizeof(*conf));
-
+    *conf = *cs_config_dir(r->per_dir_config);
     cs_config_fill_dir(conf);
-    return conf;
 }

@@ -96,7 +96,8 @@ static const char *add_upstream(cmd_parms *cmd, void *dir, int argc, char *const
     }
     error = cs_upstream_parse(cmd->pool, argv[0], &upstream);
     if (error) {
-        return complain(cmd, apr_psprintf(cmd->pool, "'%s': %s", argv[0], error));
+        /* A URL that could be read is shown by its name: its user, password and query may be secrets. */
+        return complain(cmd, apr_psprintf(cmd->pool, "'%s': %s", upstream.name ? upstream.name : argv[0], error));
     }
     upstream.dialect = cs_dialect_find("sse");
     for (i = 1; i < argc; i++) {

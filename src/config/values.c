@@ -26,7 +26,10 @@ const char *cs_value_time(apr_pool_t *pool, const char *text, apr_time_t min, ap
 
     if (apr_isdigit(text[0])) {
         number = strtod(text, &end);
-        for (i = 0; i < sizeof(units) / sizeof(units[0]) && strcasecmp(end, units[i].name); i++) {
+        /* 1e3 and 0x10 are more likely slips than times. */
+        if (end == text + strspn(text, "0123456789.")) {
+            for (i = 0; i < sizeof(units) / sizeof(units[0]) && strcasecmp(end, units[i].name); i++) {
+            }
         }
     }
     if (i < sizeof(units) / sizeof(units[0]) && isfinite(number)) {

@@ -35,33 +35,40 @@ static int is_asking(const request_rec *r) { return r->method_number == M_GET ||
 static int handle_stream(request_rec *r)
 {
     static const char allowed[] = "GET, HEAD, POST, DELETE, OPTIONS";
+    cs_dir_config_t conf;
 
-    if (r->method_number == M_DELETE) {
-        return cs_request_cancel(r, cs_config_of(r));
-    }
     if (r->method_number == M_OPTIONS) {
         return answer_options(r, allowed);
     }
-    return is_asking(r) ? cs_request_chat(r, cs_config_of(r), CS_KIND_STREAM) : wrong_method(r, allowed);
+    cs_config_of(r, &conf);
+    if (r->method_number == M_DELETE) {
+        return cs_request_cancel(r, &conf);
+    }
+    return is_asking(r) ? cs_request_chat(r, &conf, CS_KIND_STREAM) : wrong_method(r, allowed);
 }
 
 static int handle_complete(request_rec *r)
 {
     static const char allowed[] = "GET, HEAD, POST, OPTIONS";
+    cs_dir_config_t conf;
 
     if (r->method_number == M_OPTIONS) {
         return answer_options(r, allowed);
     }
-    return is_asking(r) ? cs_request_chat(r, cs_config_of(r), CS_KIND_DOCUMENT) : wrong_method(r, allowed);
+    cs_config_of(r, &conf);
+    return is_asking(r) ? cs_request_chat(r, &conf, CS_KIND_DOCUMENT) : wrong_method(r, allowed);
 }
 
 static int handle_health(request_rec *r)
 {
+    cs_dir_config_t conf;
+
     if (r->method_number != M_GET) {
         return wrong_method(r, "GET, HEAD");
     }
+    cs_config_of(r, &conf);
     ap_discard_request_body(r);
-    return cs_observe_health(r, cs_stream_is_running() ? cs_stream_log() : NULL, cs_config_of(r)->enabled);
+    return cs_observe_health(r, cs_stream_is_running() ? cs_stream_log() : NULL, conf.enabled);
 }
 
 static int handler(request_rec *r)

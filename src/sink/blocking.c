@@ -54,6 +54,7 @@ static int deliver(cs_waiter_t *waiter, cs_delivery_t *delivery, request_rec *r)
 
 int cs_blocking_serve(request_rec *r, const cs_sink_spec_t *spec)
 {
+    static const cs_push_e push = CS_PUSH_FLUSH;
     cs_delivery_t *delivery = calloc(1, sizeof(*delivery));
     cs_waiter_t *waiter;
 
@@ -69,7 +70,7 @@ int cs_blocking_serve(request_rec *r, const cs_sink_spec_t *spec)
     }
     cs_sink_counted(1);
     if (spec->format) {
-        cs_filter_add(r, CS_PUSH_FLUSH);
+        cs_filter_add(r, &push);
     }
     cs_waiter_begin(waiter);
     if (spec->ready) {

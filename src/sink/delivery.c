@@ -44,10 +44,15 @@ void cs_delivery_close(cs_delivery_t *delivery)
 
 /* ---- endings ----------------------------------------------------------------------------------------------------- */
 
+/* Codes of answers with a status that are none among the codes of events, and what they are there. */
+static const char *event_code(const char *code)
+{
+    return !strcmp(code, "rate_limited") ? "upstream_error" : !strcmp(code, "unavailable") ? "too_large" : code;
+}
+
 static void read_ending(const cs_log_ending_t *from, cs_ending_t *to)
 {
-    /* A code for answers with a status; among the codes of events the upstream's refusals are one. */
-    to->error_code = !strcmp(from->code, "rate_limited") ? "upstream_error" : from->code[0] ? from->code : NULL;
+    to->error_code = from->code[0] ? event_code(from->code) : NULL;
     to->error_message = from->message;
     to->retryable = from->retryable;
     to->finish_reason = from->finish_reason[0] ? from->finish_reason : NULL;
@@ -70,26 +75,23 @@ static cs_delivery_e answer_problem(cs_delivery_t *delivery, const cs_log_ending
     return CS_DELIVERY_ANSWERED;
 }
 
-static cs_delivery_e answer_document(cs_delivery_t *delivery, const cs_log_ending_t *ending)
+static cs_delivery_e answer_document(cs_delivery_t *delivery, const cs_log_ending_t *ending, cs_buf_t *out)
 {
     static const cs_result_t too_large = { 502, "too_large", "The answer is larger than allowed.", 0, NULL };
     cs_ending_t end;
-    cs_buf_t json;
 
     if (ending->code[0]) {
         return answer_problem(delivery, ending);
     }
     delivery->committed = 1;
     read_ending(ending, &end);
-    cs_buf_init(&json, SIZE_MAX / 2);
-    if (cs_document_write(delivery->document, &delivery->info, &end, &json)) {
+    if (cs_document_write(delivery->document, &delivery->info, &end, out)) {
         cs_response_problem(delivery->r, &too_large);
+        return CS_DELIVERY_ANSWERED;
     }
-    else {
-        cs_response_json(delivery->r, HTTP_OK, json.data, json.len);
-    }
-    cs_buf_free(&json);
-    return CS_DELIVERY_ANSWERED;
+    /* Through `out`, as events go: it may be large and the client slow. */
+    cs_response_json_head(delivery->r, HTTP_OK, out->len);
+    return CS_DELIVERY_DONE;
 }
 
 static cs_delivery_e end_with(cs_delivery_t *delivery, const char *code, const char *message, cs_buf_t *out)
@@ -153,7 +155,7 @@ static cs_delivery_e deliver_ending(cs_delivery_t *delivery, const cs_log_ending
     cs_ending_t end;
 
     if (delivery->document) {
-        return answer_document(delivery, ending);
+        return answer_document(delivery, ending, out);
     }
     if (!delivery->committed) {
         if (ending->code[0] && ending->http_status) {

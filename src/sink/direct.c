@@ -97,6 +97,7 @@ apr_status_t cs_direct_send(request_rec *r, int fd, apr_bucket_brigade *bb, cs_b
         sent = writev(fd, vec + first, count);
     } while (sent < 0 && errno == EINTR);
     if (sent < 0 && errno != EAGAIN && errno != EWOULDBLOCK) {
+        out->len = 0;
         c->aborted = 1;
         return APR_ECONNABORTED;
     }

@@ -46,7 +46,7 @@ static apr_bucket *mark_create(apr_bucket_alloc_t *list)
 
 static apr_status_t chatstream_filter(ap_filter_t *f, apr_bucket_brigade *bb)
 {
-    const cs_push_e push = f->ctx ? CS_PUSH_MARK : CS_PUSH_FLUSH;
+    const cs_push_e push = *(const cs_push_e *)f->ctx;
     apr_bucket *last = APR_BRIGADE_LAST(bb);
 
     if (!APR_BRIGADE_EMPTY(bb) && !APR_BUCKET_IS_METADATA(last)) {
@@ -62,9 +62,9 @@ void cs_filter_register(void)
     filter_handle = ap_register_output_filter("CHATSTREAM", chatstream_filter, NULL, AP_FTYPE_RESOURCE);
 }
 
-void cs_filter_add(request_rec *r, cs_push_e push)
+void cs_filter_add(request_rec *r, const cs_push_e *push)
 {
-    ap_add_output_filter_handle(filter_handle, push == CS_PUSH_MARK ? (void *)r : NULL, r, r->connection);
+    ap_add_output_filter_handle(filter_handle, (void *)push, r, r->connection);
 }
 
 int cs_filter_chain_is_plain(const request_rec *r)

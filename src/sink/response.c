@@ -17,13 +17,18 @@ static void send_body(request_rec *r, const char *body, size_t len)
     apr_brigade_cleanup(bb);
 }
 
-int cs_response_json(request_rec *r, int status, const char *json, size_t len)
+void cs_response_json_head(request_rec *r, int status, size_t len)
 {
     r->status = status;
     r->status_line = NULL;
     ap_set_content_type(r, "application/json");
     apr_table_setn(r->headers_out, "Cache-Control", "no-store");
     ap_set_content_length(r, (apr_off_t)len);
+}
+
+int cs_response_json(request_rec *r, int status, const char *json, size_t len)
+{
+    cs_response_json_head(r, status, len);
     send_body(r, json, len);
     return OK;
 }

@@ -13,7 +13,8 @@ typedef enum {
 
 /* filter.c */
 void cs_filter_register(void);
-void cs_filter_add(request_rec *r, cs_push_e push);
+/* `push` is looked at for each brigade; it must live as long as the request. */
+void cs_filter_add(request_rec *r, const cs_push_e *push);
 /* The filters of this request are known not to block or to hold data back. */
 int cs_filter_chain_is_plain(const request_rec *r);
 /* Passes `out` on and empties it. APR_ECONNABORTED and the like when the client is gone. */

@@ -35,7 +35,9 @@ extern module AP_MODULE_DECLARE_DATA chatstream_module;
 
 #define SETTLE apr_time_from_msec(50)
 #define LINGER apr_time_from_sec(2)
+#define FIRST_BYTES 4096
 #define PATIENCE apr_time_from_msec(20)
+#define SLICE 32768 /* with more than FlushMaxThreshold (64 KiB) in hand httpd's last filter waits for the client */
 
 typedef enum { STREAMING, FLUSHING, LINGERING, GONE } phase_e;
 
@@ -46,6 +48,8 @@ typedef struct suspended_t {
     request_rec *r; /* NULL: its EOR bucket was passed on */
     ap_filter_t *last_filter;
     apr_bucket_brigade *bb;
+    apr_bucket_brigade *rest; /* of a large event or document: goes out slice by slice, as the client takes it */
+    cs_delivery_e said;       /* by the delivery, when last asked */
     cs_delivery_t delivery;
     cs_log_watch_t watch;
     cs_fd_watch_t fd_watch;
@@ -55,6 +59,8 @@ typedef struct suspended_t {
     apr_time_t moved;       /* when the client last took bytes it had refused */
     apr_time_t stall;       /* how long it may refuse once the stream has ended */
     int holds_cursor;
+    cs_push_e push;
+    int fresh;  /* nothing was sent on this connection yet */
     int direct; /* events need not walk through the filters any more */
     void (*ready)(void *baton); /* still to be called; NULL: was */
     void *baton;
@@ -79,7 +85,8 @@ static void destroy(void *baton)
         cs_loop_timer_set(cs_sink_loop(), &sink->timer, now() < settled ? settled : now() + SETTLE);
         return;
     }
-    cs_loop_forget_fd(cs_sink_loop(), &sink->fd_watch);
+    /* Not left to close(): a fork of some other module may hold a copy of the socket, and epoll would go on reporting it. */
+    cs_loop_unwatch_fd(cs_sink_loop(), &sink->fd_watch);
     *sink->prev = sink->next;
     if (sink->next) {
         sink->next->prev = sink->prev;
@@ -201,6 +208,12 @@ static int send_events(suspended_t *sink)
     if (sink->direct) {
         return cs_direct_send(sink->r, sink->fd_watch.fd, sink->bb, &outgoing) == APR_SUCCESS && !sink->c->aborted;
     }
+    /*
+     * The first bytes on a fresh connection always fit into its empty socket buffer, so a FLUSH does not block, and spares the core
+     * filter the pool it would set them aside in: 8 KiB for each stream.
+     */
+    sink->push = sink->fresh && outgoing.len < FIRST_BYTES ? CS_PUSH_FLUSH : CS_PUSH_MARK;
+    sink->fresh = 0;
     cs_filter_send(sink->r, sink->bb, &outgoing);
     if (!send_pending(sink)) {
         return 0;
@@ -209,26 +222,62 @@ static int send_events(suspended_t *sink)
     return 1;
 }
 
+static void keep_rest(suspended_t *sink)
+{
+    size_t len;
+    char *bytes = cs_buf_detach(&outgoing, &len);
+
+    APR_BRIGADE_INSERT_TAIL(sink->rest, apr_bucket_heap_create(bytes, len, free, sink->c->bucket_alloc));
+}
+
+static int send_slice(suspended_t *sink)
+{
+    apr_bucket *slice = APR_BRIGADE_FIRST(sink->rest);
+
+    if (slice->length > SLICE) {
+        apr_bucket_split(slice, SLICE);
+    }
+    APR_BUCKET_REMOVE(slice);
+    APR_BRIGADE_INSERT_TAIL(sink->bb, slice);
+    ap_pass_brigade(sink->r->output_filters, sink->bb);
+    apr_brigade_cleanup(sink->bb);
+    return send_pending(sink);
+}
+
+/* Sends the next of what there is. 0: the client is gone. */
+static int send_some(suspended_t *sink)
+{
+    if (APR_BRIGADE_EMPTY(sink->rest)) {
+        sink->said = cs_delivery_fill(&sink->delivery, now(), &outgoing);
+        if (!outgoing.len) {
+            return 1;
+        }
+        if (outgoing.len > SLICE) {
+            keep_rest(sink);
+        }
+    }
+    sink->moved = now();
+    if (!APR_BRIGADE_EMPTY(sink->rest)) {
+        return send_slice(sink);
+    }
+    if (sink->said == CS_DELIVERY_DONE) {
+        cs_filter_send(sink->r, sink->bb, &outgoing); /* leaves together with the end of the body */
+        return 1;
+    }
+    return send_events(sink);
+}
+
 static void pump(suspended_t *sink)
 {
-    cs_delivery_e got = CS_DELIVERY_MORE;
-
-    while (!sink->c->data_in_output_filters) {
-        got = cs_delivery_fill(&sink->delivery, now(), &outgoing);
-        if (outgoing.len) {
-            sink->moved = now();
-            if (got == CS_DELIVERY_DONE) {
-                cs_filter_send(sink->r, sink->bb, &outgoing); /* leaves together with the end of the body */
-            }
-            else if (!send_events(sink)) {
-                break;
-            }
+    while (!sink->c->data_in_output_filters && send_some(sink)) {
+        if (!APR_BRIGADE_EMPTY(sink->rest)) {
+            continue;
         }
-        if (got == CS_DELIVERY_DONE || got == CS_DELIVERY_ANSWERED) {
-            finish(sink, got == CS_DELIVERY_ANSWERED);
+        if (sink->said == CS_DELIVERY_DONE || sink->said == CS_DELIVERY_ANSWERED) {
+            finish(sink, sink->said == CS_DELIVERY_ANSWERED);
             return;
         }
-        if (got == CS_DELIVERY_WAIT && cs_log_want_wake(&sink->delivery.cursor)) {
+        if (sink->said == CS_DELIVERY_WAIT && cs_log_want_wake(&sink->delivery.cursor)) {
             break;
         }
     }
@@ -341,11 +390,15 @@ static void suspend_connection(conn_rec *c, request_rec *r)
     (void)r;
     if (sink) {
         ap_set_module_config(c->conn_config, &chatstream_module, NULL);
+        void (*ready)(void *baton) = sink->ready;
+        void *baton = sink->baton;
+
         sink->task.run = take_over;
         sink->task.baton = sink;
         cs_loop_post(cs_sink_loop(), &sink->task);
-        if (sink->ready) {
-            sink->ready(sink->baton);
+        /* From here on the sink is the loop's, which may have freed it by now. */
+        if (ready) {
+            ready(baton);
         }
     }
 }
@@ -451,15 +504,35 @@ static suspended_t *create(request_rec *r, const cs_sink_spec_t *spec)
     sink->r = r;
     sink->fd_watch.fd = fd;
     sink->stall = r->server->timeout;
+    sink->push = CS_PUSH_MARK;
+    sink->fresh = c->keepalives == 0;
     sink->ready = spec->ready;
     sink->baton = spec->baton;
     sink->bb = apr_brigade_create(r->pool, c->bucket_alloc);
+    sink->rest = apr_brigade_create(r->pool, c->bucket_alloc);
     sink->last_filter = c->output_filters;
     while (sink->last_filter->next) {
         sink->last_filter = sink->last_filter->next;
     }
     cs_sink_counted(1);
     return sink;
+}
+
+/*
+ * What the request's parsing leaves behind is not kept for a next request: there is none. The core input filter lets go of its read
+ * buffer only when it is asked again.
+ */
+static void shed_memory(request_rec *r)
+{
+    apr_bucket_brigade *bb = apr_brigade_create(r->pool, r->connection->bucket_alloc);
+    ap_filter_t *last = r->connection->input_filters;
+
+    while (last->next) {
+        last = last->next;
+    }
+    ap_get_brigade(last, bb, AP_MODE_EATCRLF, APR_NONBLOCK_READ, 0);
+    apr_brigade_cleanup(bb);
+    apr_allocator_max_free_set(apr_pool_allocator_get(r->connection->pool), 1);
 }
 
 int cs_suspended_serve(request_rec *r, const cs_sink_spec_t *spec)
@@ -474,8 +547,9 @@ int cs_suspended_serve(request_rec *r, const cs_sink_spec_t *spec)
         return serve_at_once(sink);
     }
     if (spec->format) {
-        cs_filter_add(r, CS_PUSH_MARK);
+        cs_filter_add(r, &sink->push);
     }
+    shed_memory(r);
     /* httpd has no way back from a suspension. */
     apr_table_setn(r->headers_out, "Connection", "close");
     ap_set_module_config(r->connection->conn_config, &chatstream_module, sink);

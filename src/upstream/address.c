@@ -18,6 +18,26 @@ static const char *part(apr_pool_t *pool, CURLU *url, CURLUPart what, unsigned f
     return copy;
 }
 
+/* What a request says to it: Host without the scheme's own port, and the path as HTTP writes it. */
+static const char *request_pieces(apr_pool_t *pool, CURLU *url, cs_upstream_t *upstream)
+{
+#ifdef CURLU_PUNYCODE
+    const char *host = part(pool, url, CURLUPART_HOST, CURLU_PUNYCODE);
+#else
+    const char *host = part(pool, url, CURLUPART_HOST, 0);
+#endif
+    const char *port = part(pool, url, CURLUPART_PORT, CURLU_NO_DEFAULT_PORT);
+    const char *path = part(pool, url, CURLUPART_PATH, CURLU_URLENCODE);
+    const char *query = part(pool, url, CURLUPART_QUERY, CURLU_URLENCODE);
+
+    if (!host || !path) {
+        return "its host or path cannot be written in a request";
+    }
+    upstream->host = apr_pstrcat(pool, host, port ? ":" : "", port ? port : "", NULL);
+    upstream->target = apr_pstrcat(pool, path, query ? "?" : "", query ? query : "", NULL);
+    return NULL;
+}
+
 const char *cs_upstream_parse(apr_pool_t *pool, const char *text, cs_upstream_t *upstream)
 {
     CURLU *url;
@@ -43,15 +63,19 @@ const char *cs_upstream_parse(apr_pool_t *pool, const char *text, cs_upstream_t 
         (strcmp(scheme, "http") && strcmp(scheme, "https")) || !(host = part(pool, url, CURLUPART_HOST, 0))) {
         error = "not a URL of the form http://host[:port]/path or https://host[:port]/path";
     }
-    else if (part(pool, url, CURLUPART_USER, 0) || part(pool, url, CURLUPART_PASSWORD, 0)) {
-        error = "no user or password in the URL; use ChatStreamUpstreamHeader Authorization";
-    }
     else {
         port = part(pool, url, CURLUPART_PORT, 0);
-        upstream->url = part(pool, url, CURLUPART_URL, 0);
         upstream->name = apr_pstrcat(pool, upstream->unix_socket ? upstream->unix_socket : "",
                                      upstream->unix_socket ? "|" : "", scheme, "://", host, port ? ":" : "",
                                      port ? port : "", part(pool, url, CURLUPART_PATH, 0), NULL);
+        if (part(pool, url, CURLUPART_USER, 0) || part(pool, url, CURLUPART_PASSWORD, 0)) {
+            error = "no user or password in the URL; use ChatStreamUpstreamHeader Authorization";
+        }
+        else {
+            upstream->url = part(pool, url, CURLUPART_URL, 0);
+            upstream->is_tls = !strcmp(scheme, "https");
+            error = request_pieces(pool, url, upstream);
+        }
     }
     curl_url_cleanup(url);
     return error;

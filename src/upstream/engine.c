@@ -5,158 +5,183 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
-static cs_socket_t *socket_of(cs_engine_t *engine, int fd)
-{
-    if (fd < 0) {
-        return NULL;
-    }
-    if (fd >= engine->sockets_size) {
-        int size = fd + 64;
-        cs_socket_t **sockets = realloc(engine->sockets, (size_t)size * sizeof(*sockets));
+#include "connection.h"
 
-        if (!sockets) {
-            return NULL;
-        }
-        memset(sockets + engine->sockets_size, 0, (size_t)(size - engine->sockets_size) * sizeof(*sockets));
-        engine->sockets = sockets;
-        engine->sockets_size = size;
-    }
-    if (!engine->sockets[fd]) {
-        engine->sockets[fd] = calloc(1, sizeof(cs_socket_t));
-        if (engine->sockets[fd]) {
-            engine->sockets[fd]->engine = engine;
-            engine->sockets[fd]->watch.fd = -1;
-        }
-    }
-    return engine->sockets[fd];
-}
+#define GROUP_MAX 32 /* handles of a group */
 
-static void unregister(cs_socket_t *sock)
-{
-    cs_loop_unwatch_fd(sock->engine->loop, &sock->watch);
-    sock->registered = 0;
-}
+/* A socket libcurl waits for: one that is connecting, or its resolver's. */
+typedef struct {
+    cs_fd_watch_t watch;
+    cs_group_t *group;
+} waiting_t;
 
-void cs_engine_collect(cs_engine_t *engine)
+/* ---- libcurl's sockets and timers in our loop -------------------------------------------------------------------- */
+
+static void collect(cs_group_t *group)
 {
     CURLMsg *message;
     int left;
 
-    while ((message = curl_multi_info_read(engine->multi, &left)) != NULL) {
+    while ((message = curl_multi_info_read(group->multi, &left)) != NULL) {
         if (message->msg == CURLMSG_DONE) {
-            cs_transfer_finished(message->easy_handle, message->data.result);
+            cs_connection_made(message->easy_handle, message->data.result);
         }
     }
 }
 
 static void socket_ready(void *baton, uint32_t events)
 {
-    cs_socket_t *sock = baton;
-    cs_engine_t *engine = sock->engine;
+    waiting_t *waiting = baton;
+    cs_group_t *group = waiting->group;
     int action = 0, running;
 
-    if (!sock->wanted) {
-        unregister(sock); /* an idle connection: the server closed it; libcurl will find out when it wants it */
-        return;
-    }
-    /* Telling libcurl what is ready saves it a poll() for each event. */
-    if (events & (EPOLLIN | EPOLLHUP | EPOLLERR | EPOLLRDHUP)) {
+    if (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
         action |= CURL_CSELECT_IN;
     }
     if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) {
         action |= CURL_CSELECT_OUT;
     }
-    curl_multi_socket_action(engine->multi, sock->watch.fd, action, &running);
-    cs_engine_collect(engine);
+    curl_multi_socket_action(group->multi, waiting->watch.fd, action, &running); /* may free `waiting` */
+    collect(group);
+}
+
+static void stop_waiting(cs_group_t *group, waiting_t *waiting)
+{
+    if (waiting) {
+        curl_multi_assign(group->multi, waiting->watch.fd, NULL);
+        cs_loop_unwatch_fd(group->engine->loop, &waiting->watch);
+        free(waiting);
+    }
+}
+
+static int start_waiting(cs_group_t *group, curl_socket_t fd, uint32_t events)
+{
+    waiting_t *waiting = calloc(1, sizeof(*waiting));
+
+    if (!waiting) {
+        return -1;
+    }
+    waiting->group = group;
+    waiting->watch.fd = fd;
+    waiting->watch.ready = socket_ready;
+    waiting->watch.baton = waiting;
+    if (cs_loop_watch_fd(group->engine->loop, &waiting->watch, events) != APR_SUCCESS) {
+        free(waiting);
+        return -1;
+    }
+    curl_multi_assign(group->multi, fd, waiting);
+    return 0;
 }
 
 static int want_socket(CURL *easy, curl_socket_t fd, int what, void *baton, void *socket_baton)
 {
-    cs_engine_t *engine = baton;
-    cs_socket_t *sock = socket_of(engine, fd);
-    uint32_t events = 0;
+    cs_group_t *group = baton;
+    waiting_t *waiting = socket_baton;
+    uint32_t events = (what & CURL_POLL_IN ? EPOLLIN : 0) | (what & CURL_POLL_OUT ? EPOLLOUT : 0);
 
     (void)easy;
-    (void)socket_baton;
-    if (!sock) {
-        return -1;
-    }
     if (what == CURL_POLL_REMOVE) {
-        /* The connection usually serves again at once: leave epoll alone until it speaks up or is closed. */
-        sock->wanted = 0;
-        if (!sock->is_connection) {
-            unregister(sock);
-        }
+        stop_waiting(group, waiting);
         return 0;
     }
-    sock->wanted = what;
-    events |= what & CURL_POLL_IN ? EPOLLIN : 0;
-    events |= what & CURL_POLL_OUT ? EPOLLOUT : 0;
-    if (sock->registered != events) {
-        int known = sock->registered != 0;
+    if (waiting) {
+        return cs_loop_rewatch_fd(group->engine->loop, &waiting->watch, events) == APR_SUCCESS ? 0 : -1;
+    }
+    return start_waiting(group, fd, events);
+}
 
-        sock->watch.fd = fd;
-        sock->watch.ready = socket_ready;
-        sock->watch.baton = sock;
-        if ((known ? cs_loop_rewatch_fd(engine->loop, &sock->watch, events)
-                   : cs_loop_watch_fd(engine->loop, &sock->watch, events)) != APR_SUCCESS) {
-            sock->watch.fd = -1;
-            return -1;
-        }
-        sock->registered = events;
+static void timed_out(void *baton)
+{
+    cs_group_t *group = baton;
+    int running;
+
+    curl_multi_socket_action(group->multi, CURL_SOCKET_TIMEOUT, 0, &running);
+    collect(group);
+}
+
+static int want_timer(CURLM *multi, long timeout_ms, void *baton)
+{
+    cs_group_t *group = baton;
+
+    (void)multi;
+    if (timeout_ms < 0) {
+        cs_loop_timer_clear(group->engine->loop, &group->timer);
+    }
+    else {
+        cs_loop_timer_set(group->engine->loop, &group->timer, cs_clock_mono() + timeout_ms * 1000);
     }
     return 0;
 }
 
 curl_socket_t cs_engine_open_socket(void *baton, curlsocktype purpose, struct curl_sockaddr *address)
 {
-    cs_engine_t *engine = baton;
     int fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
-    cs_socket_t *sock = socket_of(engine, fd);
 
+    (void)baton;
     (void)purpose;
-    if (sock) {
-        sock->is_connection = 1;
-    }
     return fd < 0 ? CURL_SOCKET_BAD : fd;
 }
 
-int cs_engine_close_socket(void *baton, curl_socket_t fd)
-{
-    cs_engine_t *engine = baton;
+/* ---- groups ------------------------------------------------------------------------------------------------------ */
 
-    if (fd < engine->sockets_size && engine->sockets[fd]) {
-        unregister(engine->sockets[fd]);
-        engine->sockets[fd]->is_connection = 0;
-        engine->sockets[fd]->wanted = 0;
+static cs_group_t *make_group(cs_engine_t *engine)
+{
+    cs_group_t *group = calloc(1, sizeof(*group));
+
+    if (!group) {
+        return NULL;
     }
-    return close(fd);
+    group->multi = curl_multi_init();
+    if (!group->multi) {
+        free(group);
+        return NULL;
+    }
+    group->engine = engine;
+    group->timer.fire = timed_out;
+    group->timer.baton = group;
+    curl_multi_setopt(group->multi, CURLMOPT_SOCKETFUNCTION, want_socket);
+    curl_multi_setopt(group->multi, CURLMOPT_SOCKETDATA, group);
+    curl_multi_setopt(group->multi, CURLMOPT_TIMERFUNCTION, want_timer);
+    curl_multi_setopt(group->multi, CURLMOPT_TIMERDATA, group);
+    group->next = engine->groups;
+    engine->groups = group;
+    return group;
 }
 
-static void timed_out(void *baton)
+static void destroy_group(cs_group_t *group)
 {
-    cs_engine_t *engine = baton;
-    int running;
-
-    curl_multi_socket_action(engine->multi, CURL_SOCKET_TIMEOUT, 0, &running);
-    cs_engine_collect(engine);
+    curl_multi_setopt(group->multi, CURLMOPT_SOCKETFUNCTION, NULL);
+    curl_multi_setopt(group->multi, CURLMOPT_TIMERFUNCTION, NULL);
+    cs_loop_timer_clear(group->engine->loop, &group->timer);
+    curl_multi_cleanup(group->multi);
+    free(group);
 }
 
-static int want_timer(CURLM *multi, long timeout_ms, void *baton)
+cs_group_t *cs_engine_add(cs_engine_t *engine, CURL *easy)
 {
-    cs_engine_t *engine = baton;
+    cs_group_t *group = engine->groups;
 
-    (void)multi;
-    if (timeout_ms < 0) {
-        cs_loop_timer_clear(engine->loop, &engine->timer);
+    while (group && group->handles >= GROUP_MAX) {
+        group = group->next;
     }
-    else {
-        cs_loop_timer_set(engine->loop, &engine->timer, cs_clock_mono() + timeout_ms * 1000);
+    if (!group) {
+        group = make_group(engine);
     }
-    return 0;
+    if (!group || curl_multi_add_handle(group->multi, easy) != CURLM_OK) {
+        return NULL;
+    }
+    group->handles++;
+    return group;
 }
+
+void cs_engine_remove(cs_group_t *group, CURL *easy)
+{
+    curl_multi_remove_handle(group->multi, easy);
+    group->handles--;
+}
+
+/* ---- engine ------------------------------------------------------------------------------------------------------ */
 
 apr_status_t cs_engine_create(cs_engine_t **out, cs_loop_t *loop)
 {
@@ -168,34 +193,32 @@ apr_status_t cs_engine_create(cs_engine_t **out, cs_loop_t *loop)
         return APR_ENOMEM;
     }
     engine->loop = loop;
-    engine->timer.fire = timed_out;
-    engine->timer.baton = engine;
-    engine->multi = curl_multi_init();
-    if (!engine->multi) {
-        free(engine);
+    engine->share = curl_share_init();
+    if (!engine->share || !make_group(engine)) {
+        cs_engine_destroy(engine);
         return APR_ENOMEM;
     }
-    curl_multi_setopt(engine->multi, CURLMOPT_SOCKETFUNCTION, want_socket);
-    curl_multi_setopt(engine->multi, CURLMOPT_SOCKETDATA, engine);
-    curl_multi_setopt(engine->multi, CURLMOPT_TIMERFUNCTION, want_timer);
-    curl_multi_setopt(engine->multi, CURLMOPT_TIMERDATA, engine);
+    /* No locks: all of it belongs to the loop thread. */
+    curl_share_setopt(engine->share, CURLSHOPT_SHARE, CURL_LOCK_DATA_DNS);
+    curl_share_setopt(engine->share, CURLSHOPT_SHARE, CURL_LOCK_DATA_SSL_SESSION);
     *out = engine;
     return APR_SUCCESS;
 }
 
 void cs_engine_destroy(cs_engine_t *engine)
 {
-    int i;
-
     if (!engine) {
         return;
     }
     cs_transfer_drop_all(engine);
-    curl_multi_cleanup(engine->multi);
-    for (i = 0; i < engine->sockets_size; i++) {
-        free(engine->sockets[i]);
+    cs_connection_drop_all(engine);
+    while (engine->groups) {
+        cs_group_t *group = engine->groups;
+
+        engine->groups = group->next;
+        destroy_group(group);
     }
-    free(engine->sockets);
-    free(engine->ready);
+    curl_share_cleanup(engine->share);
+    free(engine->pools);
     free(engine);
 }

@@ -1,5 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What engine.c (the multi handle and its sockets) and transfer.c (one request) share. */
+/*
+ * What engine.c (libcurl's event loop), connection.c and transfer.c share.
+ *
+ * libcurl makes connections: names, addresses, TLS. What is said on them is ours. A plain connection leaves libcurl as soon as
+ * it stands; one with TLS keeps its handle, and libcurl looks that connection up among all of its multi handle each time it
+ * reads. Hence groups of a few handles each.
+ */
 #ifndef CS_UPSTREAM_ENGINE_H
 #define CS_UPSTREAM_ENGINE_H
 
@@ -7,34 +13,37 @@
 
 #include "chatstream/upstream.h"
 
-typedef struct {
-    cs_fd_watch_t watch;
+#define CS_ENGINE_BUFFER 65536
+
+typedef struct cs_pool_t cs_pool_t;
+
+typedef struct cs_group_t {
     cs_engine_t *engine;
-    uint32_t registered; /* events epoll knows of; 0: none */
-    int wanted;          /* CURL_POLL_* */
-    int is_connection;   /* closes through close_socket(), so its registration may outlive a transfer */
-} cs_socket_t;
+    CURLM *multi;
+    cs_timer_t timer;
+    unsigned handles;
+    struct cs_group_t *next;
+} cs_group_t;
 
 struct cs_engine_t {
     cs_loop_t *loop;
-    CURLM *multi;
-    cs_timer_t timer;
-    cs_socket_t **sockets; /* by fd */
-    int sockets_size;
+    CURLSH *share; /* names and TLS sessions, for all groups */
+    cs_group_t *groups;
+    cs_pool_t **pools; /* by upstream index */
+    unsigned pools_size;
     cs_transfer_t *running; /* list */
-    cs_transfer_t **ready;  /* by upstream index: handles with all lasting options set */
-    unsigned ready_size;
+    cs_transfer_t *spare;   /* list: memory for the next ones */
+    unsigned spare_count;
+    char buffer[CS_ENGINE_BUFFER]; /* what was just read; nothing stays in it */
 };
 
-/* engine.c */
+/* engine.c: a handle begins to connect; cs_connection_made follows, never from inside this. NULL: no memory. */
+cs_group_t *cs_engine_add(cs_engine_t *engine, CURL *easy);
+/* Closes what the handle is connected to. */
+void cs_engine_remove(cs_group_t *group, CURL *easy);
 curl_socket_t cs_engine_open_socket(void *baton, curlsocktype purpose, struct curl_sockaddr *address);
-int cs_engine_close_socket(void *baton, curl_socket_t fd);
-/* Ends the transfers libcurl says are done. Not from inside a callback of libcurl. */
-void cs_engine_collect(cs_engine_t *engine);
 
 /* transfer.c */
-void cs_transfer_finished(CURL *easy, CURLcode code);
-void cs_transfer_free(cs_transfer_t *transfer);
 void cs_transfer_drop_all(cs_engine_t *engine);
 
 #endif

@@ -36,7 +36,7 @@ static apr_status_t end_piece(cs_template_t *tmpl, int placeholder, int is_part)
     return cs_buf_append(&tmpl->pieces, &piece, sizeof(piece));
 }
 
-/* ---- compiling ------------------------------------------------------------------------------------------------------- */
+/* ---- compiling --------------------------------------------------------------------------------------------------- */
 
 /* The first placeholder in text, or -1. Strings may hold NULs, so strstr will not do. */
 static int find_placeholder(const char *text, size_t len, size_t *at)
@@ -88,8 +88,7 @@ static apr_status_t compile_object(cs_template_t *tmpl, json_object *object)
 {
     apr_status_t rv = cs_buf_append(&tmpl->literals, "{", 1);
     int n = 0;
-    json_object_object_foreach(object, key, value)
-    {
+    json_object_object_foreach(object, key, value) {
         if (rv == APR_SUCCESS && n++ > 0) {
             rv = cs_buf_append(&tmpl->literals, ",", 1);
         }
@@ -160,6 +159,11 @@ static json_object *parse(const char *text, size_t len, char *error, size_t erro
     json_object *value = json_tokener_parse_ex(tokener, text, (int)len);
     enum json_tokener_error failure = json_tokener_get_error(tokener);
     if (failure == json_tokener_continue) {
+        /* A bare number or word goes on until something else comes; a NUL is what says that nothing will. */
+        value = json_tokener_parse_ex(tokener, "", 1);
+        failure = json_tokener_get_error(tokener) == json_tokener_success ? json_tokener_success : failure;
+    }
+    if (failure == json_tokener_continue) {
         complain(error, error_size, text, len, "unexpected end of file");
     }
     else if (failure != json_tokener_success) {
@@ -222,7 +226,7 @@ void cs_template_destroy(cs_template_t *tmpl)
     }
 }
 
-/* ---- rendering ------------------------------------------------------------------------------------------------------- */
+/* ---- rendering --------------------------------------------------------------------------------------------------- */
 
 static const char *value_of(const cs_question_t *question, int placeholder)
 {

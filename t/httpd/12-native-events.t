@@ -116,6 +116,7 @@ X
     is scalar(@tokens), 30, "$sink: byte by byte, no token is torn";
     is join('', map { $_->{json}{content} } @tokens), $whole->answer, "$sink: byte by byte, nothing is changed";
     ok !(grep { $_->{data} =~ /\xef\xbf\xbd/ } @tokens), "$sink: byte by byte, nothing was repaired";
+    $_->close for $split, $whole;
     # A plain text has no events: each read is one, but never half a character.
     $play->("header Content-Type: text/plain\nsend a\\xf0\\x9f\nwait seen\nsend \\x98\\x80b\n");
     my $stream = $t->stream('/text?message=a');

@@ -13,7 +13,7 @@ use ChatStream::Test;
 
 my $t = ChatStream::Test->new(
     children => 2,
-    config   => chat('/chat', 'sse?script=two', 'ChatStreamOnDisconnect detach')
+    config   => patient() . chat('/chat', 'sse?script=two', 'ChatStreamOnDisconnect detach')
         . chat('/other', 'sse?script=two', 'ChatStreamOnDisconnect detach')
         . chat('/hold', 'sse?script=hold', 'ChatStreamCommitAfter 20s')
         . chat('/fails', 'sse?script=fails'),

@@ -19,13 +19,14 @@ my %locations = (
     '/chat'   => [],
     '/detach' => ['ChatStreamOnDisconnect detach'],
     '/grace'  => ['ChatStreamOnDisconnect abort 60s'],
+    '/late'   => [ 'ChatStreamOnDisconnect detach', 'ChatStreamUpstream "${UPSTREAM}/sse?script=late"' ],
 );
 
 sub server
 {
     my (%options) = @_;
     my $t = ChatStream::Test->new(
-        config => join('', map { chat($_, 'sse?script=two', @{ $locations{$_} }) } sort keys %locations), %options,
+        config => join('', patient(), map { chat($_, 'sse?script=two', @{ $locations{$_} }) } sort keys %locations), %options,
     );
     $t->upstream->script(two => $SCRIPT);
     return $t;
@@ -55,6 +56,7 @@ sub new_child
     $kept->close;
     $up->reset;
     $up->script(two => $SCRIPT);
+    $up->script(late => "token one\nwait c\ntoken two\ndone\n");
 
     my %stream = (
         staying => $t->stream('/chat?message=hi'),
@@ -62,15 +64,18 @@ sub new_child
         moving  => $t->stream('/grace?message=hi'),
         alone   => $t->stream('/detach?message=hi'),
         gone    => $t->stream('/detach?message=hi'),
+        late    => $t->stream('/late?message=hi'),
     );
     my %id;
-    for my $name (sort keys %stream) {
+    for my $name (qw(staying tls moving alone gone)) {
         $id{$name} = $stream{$name}->header('x-stream-id');
         is numbers(map { $stream{$name}->next_event } 1 .. 3), '1 2 3', "$name: the beginning";
     }
-    $stream{$_}->abort for qw(alone gone);
+    $id{late} = $stream{late}->header('x-stream-id');
+    $stream{late}->event_of('token');
+    $stream{$_}->abort for qw(alone gone late);
     my $health = $t->health;
-    is $health->{streams}{active}, 5, 'five streams are active';
+    is $health->{streams}{active}, 6, 'six streams are active';
     is $health->{streams}{kept}, 1, 'one is kept';
 
     $t->graceful;
@@ -78,7 +83,7 @@ sub new_child
     isnt $new, $old, 'a new child has come';
     ok kill(0, $old), 'the old one is still there';
     $health = $t->health;
-    is $health->{streams}{active}, 5, 'the new child knows the streams of the old one';
+    is $health->{streams}{active}, 6, 'the new child knows the streams of the old one';
     is $health->{streams}{kept}, 1, 'and the one that was kept';
     is numbers(resume($t, '/detach', "$kept_id:2")->events), '3 4 5 6', 'which can be resumed';
 
@@ -96,7 +101,6 @@ sub new_child
     is $gone->next_event->{json}{code}, 'cancelled', 'and tells it';
     $gone->close;
 
-    # Nobody reads the last of them: what is left of its life must not depend on a reader.
     $up->signal('b');
     $up->wait_for(finished => 4);
     for my $name (qw(staying tls moving)) {
@@ -104,10 +108,17 @@ sub new_child
         ok $stream{$name}->complete, "$name: properly";
         $stream{$name}->close;
     }
+
+    # No connection is left, so the MPM ends the old child; one stream without a reader is still under way in it.
+    ok wait_until(sub { (slurp("/proc/$old/status") // '') !~ /^Threads:\s+(\d+)/m || $1 <= 5 }, 30), 'the MPM takes its threads down';
+    $up->signal('c');
+    $up->wait_for(finished => 5);
+    pass 'the last stream is generated to its end';
+    is numbers(resume($t, '/late', "$id{late}:2")->events), '3 4', 'and can be read';
     ok wait_until(sub { !grep { $_ == $old } $t->children }, 20), 'then the old child goes';
     is numbers(resume($t, '/detach', "$id{alone}:3")->events), '4 5 6', 'and what it streamed can still be read';
     is $t->request('/chat', headers => { 'Last-Event-ID' => "$id{staying}:6" })->status, 204, 'or needs not to be';
-    is $up->count('requests'), 5, 'for five requests upstream';
+    is $up->count('requests'), 6, 'for six requests upstream';
 
     # The machinery of the next generations works as well, again and again.
     for my $round (1 .. 3) {

@@ -12,7 +12,7 @@ use ChatStream::Test;
 
 my $UNKNOWN = '0191f2a0-1234-7abc-8def-0123456789ab';
 
-my $config = chat('/chat', 'sse?script=stall')
+my $config = patient() . chat('/chat', 'sse?script=stall')
     . chat('/raw', 'sse?script=stall', 'ChatStreamFormat raw')
     . chat('/silent', 'sse?script=silent', 'ChatStreamCommitAfter 20s')
     . chat('/refused', 'sse?script=stall', 'ChatStreamEnabled Off')
@@ -175,7 +175,7 @@ for my $setup (@setups) {
     my $deaf = IO::Socket::INET->new(Listen => 0, LocalAddr => '127.0.0.1', LocalPort => $port, Proto => 'tcp', ReuseAddr => 1);
     my @fill = map { IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $port, Blocking => 0) } 1 .. 8;
     $t = ChatStream::Test->new(
-        config => chat('/deaf', "http://127.0.0.1:$port/", 'ChatStreamCommitAfter 10ms', 'ChatStreamTimeout 60 headers=60'));
+        config => patient() . chat('/deaf', "http://127.0.0.1:$port/", 'ChatStreamCommitAfter 10ms'));
     my $stream = $t->stream('/deaf?message=hi');
     my $id = $stream->header('x-stream-id');
     is $stream->next_event->{json}{type}, 'start', 'a stream that is still connecting';

@@ -16,7 +16,7 @@ my $GRACE = 0.4;
 
 sub location { my ($path, $script, @rest) = @_; return chat($path, "sse?script=$script", @rest) }
 
-my $config = location('/zero', 'stall', 'ChatStreamOnDisconnect abort 0')
+my $config = patient() . location('/zero', 'stall', 'ChatStreamOnDisconnect abort 0')
     . location('/filtered', 'stall', 'ChatStreamOnDisconnect abort 0', 'SetOutputFilter SUBSTITUTE', 'Substitute s/never-there/x/n')
     . location('/document', 'stall', 'ChatStreamOnDisconnect abort 0', 'SetHandler chatstream-complete')
     . location('/early', 'silent', 'ChatStreamOnDisconnect abort 0', 'ChatStreamCommitAfter 30s')

@@ -16,7 +16,7 @@ my $SLOW = 30;    # bound on what takes five seconds on any machine that is not 
 
 my $t = ChatStream::Test->new(
     children => 2,
-    config   => chat('/chat', 'sse?script=two', 'ChatStreamOnDisconnect detach')
+    config   => patient() . chat('/chat', 'sse?script=two', 'ChatStreamOnDisconnect detach')
         . chat('/load', 'sse?tokens=60&size=40&rate=100', 'ChatStreamOnDisconnect abort 0', 'ChatStreamReplay 64k 1')
         . chat('/heavy', 'sse?script=heavy', 'ChatStreamReplay 16k 0.2', 'ChatStreamMaxEvent 64k', 'ChatStreamMaxAnswer 64m'),
 );

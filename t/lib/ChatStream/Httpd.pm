@@ -278,21 +278,29 @@ sub kill_child
 
 # ---- connections -------------------------------------------------------------------------------------------------------
 
-# The child that has accepted the connection of this client (ChatStream::Client, TCP); undef: none has.
-sub child_of
+# Whose connection is whose: { port of the client => pid of the child that has accepted it }.
+sub _owners
 {
-    my ($self, $client) = @_;
-    my $port = (Socket::unpack_sockaddr_in(getsockname $client->socket))[0];
+    my ($self) = @_;
+    my %owner;
     for my $pid ($self->children) {
-        my %inodes;
+        my %port;
         for my $line (split /\n/, slurp("/proc/$pid/net/tcp") // '') {
             my ($remote, $inode) = (split ' ', $line)[ 2, 9 ];
-            $inodes{$inode} = 1 if defined $inode && $remote =~ /:([0-9A-F]{4})$/ && hex $1 == $port;
+            $port{$inode} = hex $1 if defined $inode && $remote =~ /:([0-9A-F]{4})$/;
         }
-        return $pid if grep { (readlink // '') =~ /^socket:\[(\d+)\]$/ && $inodes{$1} } glob "/proc/$pid/fd/*";
+        for my $link (glob "/proc/$pid/fd/*") {
+            my $port = (readlink $link // '') =~ /^socket:\[(\d+)\]$/ ? $port{$1} : undef;
+            $owner{$port} = $pid if $port;
+        }
     }
-    return undef;
+    return \%owner;
 }
+
+sub _port_of { my ($client) = @_; return (Socket::unpack_sockaddr_in(getsockname $client->socket))[0] }
+
+# The child that has accepted the connection of this client (ChatStream::Client, TCP); undef: none has.
+sub child_of { my ($self, $client) = @_; return $self->_owners->{ _port_of($client) } }
 
 # Runs `connect`, which opens connections and sends their requests, so that the child `pid` accepts them: the others are held
 # for that moment. Returns the clients that `connect` returns.
@@ -307,10 +315,12 @@ sub connect_to
     }
     my @clients = eval { $connect->() };
     my $error = $@;
-    my @children = map { my $client = $_; wait_until(sub { $self->child_of($client) }, 10) || 0 } @clients;
+    my @ports = map { _port_of($_) } @clients;
+    my $owner;
+    my $taken = wait_until(sub { $owner = $self->_owners; !grep { !$owner->{$_} } @ports }, 20);
     kill 'CONT', @others;
     die $error if $error;
-    die "child $pid did not take a connection\n" if grep { $_ != $pid } @children;
+    die "child $pid did not take every connection\n" if !$taken || grep { $owner->{$_} != $pid } @ports;
     return wantarray ? @clients : $clients[0];
 }
 

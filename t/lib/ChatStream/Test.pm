@@ -33,7 +33,7 @@ use JSON::PP ();
 use Test::More;
 use Time::HiRes qw(time);
 
-our @EXPORT = (@Test::More::EXPORT, qw(chat free_port slurp wait_until source_dir build_dir));
+our @EXPORT = (@Test::More::EXPORT, qw(chat patient free_port slurp wait_until source_dir build_dir));
 
 sub import
 {
@@ -62,6 +62,9 @@ sub chat
     return qq(<Location "$location">\n    SetHandler chatstream\n    ChatStreamEnabled On\n$upstream)
         . join('', map { "    $_\n" } @directives) . "</Location>\n";
 }
+
+# For streams that wait until the test lets them go on: no clock of the module runs out on a slow machine.
+sub patient { return "ChatStreamTimeout 900 headers=900 first-token=900 idle=900\n" }
 
 # Options: everything ChatStream::Httpd->new takes (without dir and module), and
 #   upstreams   list of option hashes, one simulator each ([{}]); the configuration knows them as ${UPSTREAM},
