@@ -177,6 +177,8 @@ void cs_log_set_state(cs_log_t *log, uint32_t slot, cs_state_e state);
 int cs_log_is_cancelled(const cs_log_t *log, uint32_t slot);
 /* Cursors open now. */
 unsigned cs_log_readers(const cs_log_t *log, uint32_t slot);
+/* The same as a question, cheap enough for each event. */
+int cs_log_has_readers(const cs_log_t *log, uint32_t slot);
 /*
  * Room for another read of the upstream? Drops what every reader has read, and what lagging readers have not, as long as one
  * reader is ahead of them. 0: all readers are behind and the log is full, or the arena is: pause the upstream; the slot is

@@ -172,6 +172,10 @@ void cs_log_mark_readers(cs_log_t *log, uint32_t index)
     int i;
 
     atomic_thread_fence(memory_order_seq_cst); /* pairs with cs_log_want_wake */
+    if (!atomic_load_explicit(&slot->wanted, memory_order_relaxed)) {
+        return;
+    }
+    atomic_store(&slot->wanted, 0); /* before the entries: one raised from now on raises this again */
     for (i = 0; i < CS_LOG_READERS; i++) {
         cursor_entry_t *entry = &slot->cursors[i];
 

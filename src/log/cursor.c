@@ -180,6 +180,7 @@ int cs_log_want_wake(cs_cursor_t *cursor)
     /* In the owner's own process the hub tells. */
     if (slot->owner != atomic_load_explicit(&entry_of(cursor)->child, memory_order_relaxed)) {
         atomic_store(&entry_of(cursor)->want, 1);
+        atomic_store(&slot->wanted, 1);
     }
     /* Raised before looking: a writer that published earlier is seen here, a later one sees the flag. */
     return atomic_load(&slot->tail_pos) == cursor->pos && atomic_load(&slot->state) == cursor->state &&

@@ -63,7 +63,26 @@ typedef struct {
     _Atomic uint32_t block;
 } log_head_t;
 
+/* What each event touches lies in the first cache line, then the readers; what only beginnings and ends need comes after. */
 typedef struct {
+    /* loop: written by the owner, read by all */
+    _Atomic uint64_t tail_pos;
+    _Atomic uint64_t tail_seq; /* number of the last event */
+    uint64_t room_until;       /* the writer's own: no need to look for room before the tail is here */
+    _Atomic uint32_t state;    /* cs_state_e; its release store publishes `ending` */
+    _Atomic uint32_t last_block;
+    uint32_t blocks;
+    _Atomic uint32_t full; /* the writer paused; a reader that moves marks the owner */
+    /* anyone: */
+    _Atomic uint32_t cancel;
+    _Atomic uint32_t wanted; /* some entry's `want` is raised */
+    /* constant while the slot is in use: */
+    uint32_t owner; /* child index */
+    uint32_t limit; /* replay_bytes */
+    cursor_entry_t cursors[CS_LOG_READERS];
+    /* One is in force. Dropping fills the other and switches, so a writer killed on the way leaves one that is whole. */
+    log_head_t heads[2]; /* lock */
+    _Atomic uint32_t head;
     /* lock: */
     uint32_t life;
     uint32_t forgotten; /* not to be found any more; freed with the last cursor */
@@ -76,28 +95,13 @@ typedef struct {
     apr_time_t keep;
     /* constant while the slot is in use: */
     cs_uuid_t id;
+    uint32_t scope;
+    uint32_t format;
+    apr_time_t created_at;
     char user[CS_LOG_USER_MAX + 1];
     char key[CS_LOG_KEY_MAX + 1];
-    uint32_t scope;
-    uint32_t owner; /* child index */
-    uint32_t format;
-    uint32_t limit; /* replay_bytes */
-    apr_time_t created_at;
-    /* loop: written by the owner, read by all */
-    _Atomic uint32_t state; /* cs_state_e; its release store publishes `ending` */
-    cs_log_ending_t ending;
-    _Atomic uint64_t tail_pos;
-    _Atomic uint64_t tail_seq; /* number of the last event */
-    _Atomic uint32_t last_block;
-    uint32_t blocks;
-    /* One is in force. Dropping fills the other and switches, so a writer killed on the way leaves one that is whole. */
-    log_head_t heads[2]; /* lock */
-    _Atomic uint32_t head;
-    _Atomic uint32_t full; /* the writer paused; a reader that moves marks the owner */
-    /* anyone: */
-    _Atomic uint32_t cancel;
-    cursor_entry_t cursors[CS_LOG_READERS];
-} slot_t;
+    cs_log_ending_t ending; /* loop */
+} __attribute__((aligned(64))) slot_t;
 
 typedef struct {
     _Atomic int32_t pid; /* 0: free; lock for taking and freeing */

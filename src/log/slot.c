@@ -288,6 +288,7 @@ static void fill_slot(cs_log_t *log, uint32_t index, uint32_t child, const cs_lo
     slot->owner = child;
     slot->format = spec->format;
     slot->limit = spec->replay_bytes;
+    slot->room_until = spec->replay_bytes;
     slot->keep = spec->replay_keep;
     slot->created_at = spec->created_at;
     slot->heads[0].seq = base;

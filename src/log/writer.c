@@ -20,6 +20,17 @@ int cs_log_is_cancelled(const cs_log_t *log, uint32_t index)
 
 unsigned cs_log_readers(const cs_log_t *log, uint32_t index) { return cs_log_slot_cursors(&log->slots[index]); }
 
+int cs_log_has_readers(const cs_log_t *log, uint32_t index)
+{
+    const slot_t *slot = &log->slots[index];
+    int i = 0;
+
+    while (i < CS_LOG_READERS && cursor_state(&slot->cursors[i]) == CURSOR_FREE) {
+        i++;
+    }
+    return i < CS_LOG_READERS;
+}
+
 /* ---- dropping the head ------------------------------------------------------------------------------------------- */
 
 /* The record at `pos` of the block that holds it. */
@@ -121,6 +132,7 @@ static void drop_head(cs_log_t *log, uint32_t index, uint64_t want, bound_e whic
     }
     if (pos > head_of(slot)->pos && pass_by(slot, pos)) {
         move_head(log, slot, pos, seq);
+        slot->room_until = pos + slot->limit;
     }
     cs_log_unlock(log);
 }
@@ -149,6 +161,10 @@ static int make_room(cs_log_t *log, uint32_t index)
 {
     slot_t *slot = &log->slots[index];
 
+    if (atomic_load_explicit(&slot->tail_pos, memory_order_relaxed) < slot->room_until &&
+        atomic_load_explicit(&log->head->blocks_free, memory_order_relaxed) >= BLOCKS_IN_RESERVE) {
+        return 1;
+    }
     if (used(slot) >= slot->limit) {
         /* An eighth at a time, so that a full log does not take the lock for every event. */
         drop_head(log, index, slot->limit - slot->limit / 8, UP_TO_FASTEST);

@@ -20,7 +20,7 @@ static APR_OPTIONAL_FN_TYPE(ap_logio_add_bytes_out) *count_bytes_out;
 
 void cs_direct_register(void) { count_bytes_out = APR_RETRIEVE_OPTIONAL_FN(ap_logio_add_bytes_out); }
 
-int cs_direct_possible(const request_rec *r)
+void cs_direct_look(cs_direct_t *direct, const request_rec *r)
 {
     /* Those that do nothing to an event any more, but count it. */
     static const char *const passive[] = { "chatstream", "content_length", "http_outerror", "chunk", "reqtimeout", "core" };
@@ -34,11 +34,12 @@ int cs_direct_possible(const request_rec *r)
             i++;
         }
         if (i == sizeof(passive) / sizeof(passive[0])) {
-            return 0;
+            return;
         }
         chunked |= !strcasecmp(f->frec->name, "chunk");
     }
-    return chunked == (r->chunked != 0);
+    direct->chunked = chunked;
+    direct->on = chunked == (r->chunked != 0);
 }
 
 /* What the client did not take now is the core filter's to send later, in order. */
@@ -78,39 +79,43 @@ static struct iovec chunk_head(char room[24], size_t len)
     return (struct iovec){ at, (size_t)(room + 24 - at) };
 }
 
-apr_status_t cs_direct_send(request_rec *r, int fd, apr_bucket_brigade *bb, cs_buf_t *out)
+cs_direct_e cs_direct_send(cs_direct_t *direct, request_rec *r, apr_bucket_brigade *bb, cs_buf_t *out)
 {
-    conn_rec *c = r->connection;
-    char head[24];
-    struct iovec vec[3];
-    size_t total;
+    char room[24];
+    struct iovec all[3], *vec = all + (direct->chunked ? 0 : 1);
+    int count = direct->chunked ? 3 : 1;
+    size_t total = out->len;
     ssize_t sent;
-    int first = r->chunked ? 0 : 1, count = r->chunked ? 3 : 1;
 
-    vec[0] = chunk_head(head, out->len);
-    vec[1].iov_base = out->data;
-    vec[1].iov_len = out->len;
-    vec[2].iov_base = (char *)"\r\n";
-    vec[2].iov_len = 2;
-    total = r->chunked ? vec[0].iov_len + out->len + 2 : out->len;
+    all[1] = (struct iovec){ out->data, out->len };
+    if (direct->chunked) {
+        all[0] = chunk_head(room, out->len);
+        all[2] = (struct iovec){ (char *)"\r\n", 2 };
+        total += all[0].iov_len + 2;
+    }
     do {
-        sent = writev(fd, vec + first, count);
+        sent = writev(direct->fd, vec, count);
     } while (sent < 0 && errno == EINTR);
     if (sent < 0 && errno != EAGAIN && errno != EWOULDBLOCK) {
         out->len = 0;
-        c->aborted = 1;
-        return APR_ECONNABORTED;
+        r->connection->aborted = 1;
+        return CS_DIRECT_GONE;
     }
-    r->bytes_sent += (apr_off_t)out->len;
-    if (sent > 0 && count_bytes_out) {
-        count_bytes_out(c, sent);
+    direct->body_bytes += (apr_off_t)out->len;
+    direct->wire_bytes += sent > 0 ? sent : 0;
+    out->len = 0;
+    if (sent > 0 && (size_t)sent == total) {
+        return CS_DIRECT_ALL;
     }
-    out->len = sent < 0 || (size_t)sent < total ? out->len : 0;
-    if (out->len) {
-        apr_status_t rv = set_aside(r, bb, vec + first, count, sent > 0 ? (size_t)sent : 0);
+    cs_direct_settle(direct, r);
+    return set_aside(r, bb, vec, count, sent > 0 ? (size_t)sent : 0) ? CS_DIRECT_GONE : CS_DIRECT_PART;
+}
 
-        out->len = 0;
-        return rv;
+void cs_direct_settle(cs_direct_t *direct, request_rec *r)
+{
+    r->bytes_sent += direct->body_bytes;
+    if (direct->wire_bytes && count_bytes_out) {
+        count_bytes_out(r->connection, direct->wire_bytes);
     }
-    return APR_SUCCESS;
+    direct->body_bytes = direct->wire_bytes = 0;
 }

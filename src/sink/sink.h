@@ -21,11 +21,23 @@ int cs_filter_chain_is_plain(const request_rec *r);
 apr_status_t cs_filter_send(request_rec *r, apr_bucket_brigade *bb, cs_buf_t *out);
 
 /* direct.c: loop thread */
+typedef struct {
+    int fd;
+    int on; /* headers are out, and nothing but httpd's own framing stands between an event and the socket */
+    int chunked;
+    apr_off_t body_bytes; /* sent and not yet told to httpd: its structs are not touched for each event */
+    apr_off_t wire_bytes;
+} cs_direct_t;
+
+typedef enum { CS_DIRECT_ALL, CS_DIRECT_PART, CS_DIRECT_GONE } cs_direct_e;
+
 void cs_direct_register(void); /* child_init or later: optional functions are known */
-/* Headers are out, and nothing but httpd's own framing stands between an event and the socket. */
-int cs_direct_possible(const request_rec *r);
-/* Sends `out` as one chunk and empties it, without blocking; the rest of it is in the core filter then (`data_in_output_filters`). */
-apr_status_t cs_direct_send(request_rec *r, int fd, apr_bucket_brigade *bb, cs_buf_t *out);
+/* Asked after the first bytes went through the filters. */
+void cs_direct_look(cs_direct_t *direct, const request_rec *r);
+/* Sends `out` as one chunk and empties it, without blocking. PART: the rest is in the core filter now. */
+cs_direct_e cs_direct_send(cs_direct_t *direct, request_rec *r, apr_bucket_brigade *bb, cs_buf_t *out);
+/* Tells httpd what was sent: before the access log line, and before anything goes through the filters again. */
+void cs_direct_settle(cs_direct_t *direct, request_rec *r);
 
 /* suspended.c */
 int cs_suspended_possible(const request_rec *r);

@@ -61,7 +61,8 @@ typedef struct suspended_t {
     int holds_cursor;
     cs_push_e push;
     int fresh;  /* nothing was sent on this connection yet */
-    int direct; /* events need not walk through the filters any more */
+    int clogged; /* data_in_output_filters, as of the last time we looked: changes only by what we do */
+    cs_direct_t direct;
     void (*ready)(void *baton); /* still to be called; NULL: was */
     void *baton;
     cs_waiter_t *waiter; /* of the patient phase; NULL: there was none */
@@ -118,6 +119,7 @@ static void end_request(suspended_t *sink)
         request_rec *r = sink->r;
 
         sink->r = NULL;
+        cs_direct_settle(&sink->direct, r);
         ap_process_request_after_handler(r);
         sink->c->cs->state = CONN_STATE_SUSPENDED;
     }
@@ -146,6 +148,7 @@ static void linger(suspended_t *sink)
 static int send_pending(suspended_t *sink)
 {
     sink->last_filter->frec->filter_func.out_func(sink->last_filter, NULL);
+    sink->clogged = sink->c->data_in_output_filters;
     return !sink->c->aborted;
 }
 
@@ -165,7 +168,7 @@ static void flush(suspended_t *sink)
     if (!send_pending(sink)) {
         vanish(sink);
     }
-    else if (!sink->c->data_in_output_filters) {
+    else if (!sink->clogged) {
         say_goodbye(sink);
         linger(sink);
     }
@@ -193,7 +196,7 @@ static void arm(suspended_t *sink)
 {
     apr_time_t when = cs_delivery_deadline(&sink->delivery);
 
-    if (sink->c->data_in_output_filters) {
+    if (sink->clogged) {
         when = sink->moved + sink->stall;
     }
     /* Deadlines that move later are noticed when the timer fires. */
@@ -205,8 +208,10 @@ static void arm(suspended_t *sink)
 /* Passes events on; they are on their way to the client afterwards, or set aside. 0: the client is gone. */
 static int send_events(suspended_t *sink)
 {
-    if (sink->direct) {
-        return cs_direct_send(sink->r, sink->fd_watch.fd, sink->bb, &outgoing) == APR_SUCCESS && !sink->c->aborted;
+    if (sink->direct.on) {
+        cs_direct_e sent = cs_direct_send(&sink->direct, sink->r, sink->bb, &outgoing);
+
+        return sent == CS_DIRECT_ALL || (sent == CS_DIRECT_PART && send_pending(sink));
     }
     /*
      * The first bytes on a fresh connection always fit into its empty socket buffer, so a FLUSH does not block, and spares the core
@@ -218,7 +223,7 @@ static int send_events(suspended_t *sink)
     if (!send_pending(sink)) {
         return 0;
     }
-    sink->direct = cs_direct_possible(sink->r);
+    cs_direct_look(&sink->direct, sink->r);
     return 1;
 }
 
@@ -248,6 +253,7 @@ static int send_slice(suspended_t *sink)
 static int send_some(suspended_t *sink)
 {
     if (APR_BRIGADE_EMPTY(sink->rest)) {
+        outgoing.len = 0; /* whatever became of it: what one client was to get must never reach the next */
         sink->said = cs_delivery_fill(&sink->delivery, now(), &outgoing);
         if (!outgoing.len) {
             return 1;
@@ -269,7 +275,9 @@ static int send_some(suspended_t *sink)
 
 static void pump(suspended_t *sink)
 {
-    while (!sink->c->data_in_output_filters && send_some(sink)) {
+    int here = 1;
+
+    while (!sink->clogged && (here = send_some(sink)) != 0) {
         if (!APR_BRIGADE_EMPTY(sink->rest)) {
             continue;
         }
@@ -281,11 +289,11 @@ static void pump(suspended_t *sink)
             break;
         }
     }
-    if (sink->c->aborted) {
-        vanish(sink);
+    if (here) {
+        arm(sink);
     }
     else {
-        arm(sink);
+        vanish(sink);
     }
 }
 
@@ -317,7 +325,7 @@ static void socket_ready(void *baton, uint32_t events)
             vanish(sink);
         }
     }
-    else if (sink->c->data_in_output_filters && (events & EPOLLOUT)) {
+    else if (sink->clogged && (events & EPOLLOUT)) {
         if (sink->phase == FLUSHING) {
             flush(sink);
         }
@@ -337,7 +345,7 @@ static void timer_fired(void *baton)
     int ended = sink->phase == FLUSHING || cs_state_is_end(cs_log_slot_state(sink->delivery.cursor.log,
                                                                              sink->delivery.cursor.slot));
 
-    if (!sink->c->data_in_output_filters) {
+    if (!sink->clogged) {
         pump(sink);
     }
     else if (ended && now() >= sink->moved + sink->stall) {
@@ -502,7 +510,7 @@ static suspended_t *create(request_rec *r, const cs_sink_spec_t *spec)
     sink->holds_cursor = 1;
     sink->c = c;
     sink->r = r;
-    sink->fd_watch.fd = fd;
+    sink->fd_watch.fd = sink->direct.fd = fd;
     sink->stall = r->server->timeout;
     sink->push = CS_PUSH_MARK;
     sink->fresh = c->keepalives == 0;

@@ -158,7 +158,7 @@ static void clock_struck(void *baton)
     const cs_dir_config_t *conf = &stream->conf;
     apr_time_t now = cs_loop_now(cs_stream_loop());
 
-    if (stream->left_at && cs_log_readers(cs_stream_log(), stream->slot)) {
+    if (stream->left_at && cs_log_has_readers(cs_stream_log(), stream->slot)) {
         stream->left_at = 0; /* somebody came back, and word of it is still on its way */
     }
     if (now >= stream->created + conf->timeout_total) {
@@ -409,13 +409,12 @@ static void slot_changed(void *baton)
 {
     static const cs_result_t cancelled = { 0, "cancelled", "The stream was cancelled.", 0, "cancelled on request" };
     cs_stream_t *stream = baton;
-    unsigned readers = cs_log_readers(cs_stream_log(), stream->slot);
 
     if (cs_log_is_cancelled(cs_stream_log(), stream->slot)) {
         end_stream(stream, CS_STATE_CANCELLED, &cancelled, 0);
         return;
     }
-    if (readers) {
+    if (cs_log_has_readers(cs_stream_log(), stream->slot)) {
         stream->left_at = 0;
     }
     else if (!stream->left_at) {

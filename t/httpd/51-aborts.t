@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Clients that go away at any moment, in any way, thousands of them: before they have asked, in the middle of a question, before
-# the answer's head, in the middle of it, after its end. Afterwards nothing is left of them: no stream, no block, no descriptor,
-# no memory, and no child has died.
+# the answer's head, in the middle of it, after its end. Nobody gets a byte that was meant for one who left. Afterwards nothing is
+# left of them: no stream, no block, no descriptor, no memory, and no child has died.
 #
 # CHATSTREAM_ABORTS=10000 for that many on each set-up (1,500 in all by default), CHATSTREAM_SEED to see a run again.
 
@@ -37,7 +37,7 @@ my $config = chat('/paced', 'sse?tokens=40&rate=400&size=40', @brief)
     . chat('/raw', 'sse?tokens=40&rate=400', @brief, 'ChatStreamFormat raw');
 my @paths = $config =~ /<Location "([^"]+)">/g;
 
-my ($t, %ask, @ids, %done);
+my ($t, %ask, @ids, %done, %foreign);
 
 sub any { return $_[ int rand @_ ] }
 
@@ -76,7 +76,7 @@ sub new_client
 
     $client->{stream} = $t->open('/', %ask, raw => '', rand() < 0.3 ? (receive_buffer => 4096) : ());
     $client->{stream}->send(substr $text, 0, $client->{sent});
-    $client->{read} = 0;
+    @$client{qw(read text)} = (0, '');
     return $client;
 }
 
@@ -95,6 +95,25 @@ sub leave
         $stream->close;
     }
     $done{ $client->{moment} }++;
+    $done{events} += $client->{seen} || 0;
+    return;
+}
+
+# A head comes first, and every event is of the stream the head names.
+sub look_for_foreign_bytes
+{
+    my ($client) = @_;
+    if (!$client->{id} && $client->{text} =~ /^X-Stream-Id: (\S+)/mi) {
+        $client->{id} = $1;
+        push @ids, $1;
+        shift @ids if @ids > 30;
+    }
+    $foreign{"$1 before the head"}++ if $client->{text} !~ m{^HTTP/1\.1 } && $client->{text} =~ /^(.{9})/s;
+    while ($client->{text} =~ /^id: ([0-9a-f-]{36}):\d+$/mg) {
+        $foreign{"$1 among events of " . ($client->{id} // 'no stream')}++ if $1 ne ($client->{id} // '');
+        $client->{seen}++;
+    }
+    $client->{text} =~ s/.*^id: [0-9a-f-]{36}:\d+$/HTTP\/1.1 /sm;
     return;
 }
 
@@ -108,10 +127,8 @@ sub has_enough
             return defined $got || (!$!{EAGAIN} && !$!{EWOULDBLOCK});
         }
         $client->{read} += $got;
-        if ($bytes =~ /^X-Stream-Id: (\S+)/mi) {
-            push @ids, $1;
-            shift @ids if @ids > 30;
-        }
+        $client->{text} .= $bytes;
+        look_for_foreign_bytes($client);
         return 1 if $client->{read} >= $client->{bytes};
     }
 }
@@ -165,7 +182,7 @@ for my $setup (@setups) {
     my $number = $ENV{CHATSTREAM_ABORTS} || 1_500 * $setup->{share};
     %ask = %{ $setup->{ask} || {} };
     @ids = ();
-    %done = ();
+    %done = %foreign = ();
     $t = ChatStream::Test->new(
         config => $config, children => 2, env => { MALLOC_ARENA_MAX => 2 },
         server_config => "KeepAliveTimeout 1\n", %{ $setup->{server} },
@@ -186,6 +203,8 @@ for my $setup (@setups) {
     my $grown = resident() - $first;
     note sprintf '%s: %d aborts in %.1f s: %s; %d kB after the first half, %+d kB after the second', $name, $number,
         time - $began, join(', ', map { "$_ $done{$_}" } sort keys %done), $first, $grown;
+    is join("\n", sort keys %foreign), '', "$name: everybody got what was meant for them" or diag explain \%foreign;
+    cmp_ok $done{events}, '>', $number, "$name: and much of that";
     # A leak of one small pool for each would be more.
     cmp_ok $grown, '<', 4_000 + 2 * $number, "$name: memory does not grow" if !$t->httpd->{sanitized};
     is "@{[ $t->children ]}", "@children", "$name: the children live";
