@@ -220,6 +220,7 @@ static int send_events(suspended_t *sink)
     sink->push = sink->fresh && outgoing.len < FIRST_BYTES ? CS_PUSH_FLUSH : CS_PUSH_MARK;
     sink->fresh = 0;
     cs_filter_send(sink->r, sink->bb, &outgoing);
+    sink->push = CS_PUSH_MARK; /* for good: a FLUSH of anything later may block, and with it every stream of this child */
     if (!send_pending(sink)) {
         return 0;
     }
