@@ -72,7 +72,7 @@ int cs_blocking_serve(request_rec *r, const cs_sink_spec_t *spec)
     if (spec->format) {
         cs_filter_add(r, &push);
     }
-    cs_waiter_begin(waiter);
+    cs_waiter_begin(waiter, spec->ready ? CS_WAITER_BEFORE_THE_STREAM : CS_WAITER_DURING_THE_STREAM);
     if (spec->ready) {
         spec->ready(spec->baton);
     }

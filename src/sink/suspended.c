@@ -449,7 +449,7 @@ static int wait_for_the_end(suspended_t *sink)
         return 0;
     }
     atomic_fetch_add(&patient, 1);
-    cs_waiter_begin(sink->waiter);
+    cs_waiter_begin(sink->waiter, CS_WAITER_BEFORE_THE_STREAM);
     sink->ready(sink->baton);
     sink->ready = NULL;
     while (!(ended = cs_state_is_end(cs_log_slot_state(cursor->log, cursor->slot))) && !cs_log_has_events(cursor) &&

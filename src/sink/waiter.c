@@ -17,6 +17,8 @@ struct cs_waiter_t {
     pthread_cond_t cond;
     int signalled;          /* mutex */
     int gone;               /* mutex: the client closed its connection */
+    int waiting;            /* mutex */
+    int is_first;           /* the stream starts after the watch stands: nothing can have changed before */
     cs_log_watch_t watch;   /* loop: */
     cs_fd_watch_t fd_watch; /* loop: on a dup of the client's socket, which the MPM may close before the loop hears of it */
     void (*close)(void *baton);
@@ -27,11 +29,16 @@ struct cs_waiter_t {
 
 static void signal_waiter(cs_waiter_t *waiter, int gone)
 {
+    int waiting;
+
     pthread_mutex_lock(&waiter->mutex);
     waiter->signalled = 1;
     waiter->gone |= gone;
-    pthread_cond_signal(&waiter->cond);
+    waiting = waiter->waiting;
     pthread_mutex_unlock(&waiter->mutex);
+    if (waiting) {
+        pthread_cond_signal(&waiter->cond); /* unlocked: who wakes finds the mutex free. This thread frees the waiter, not that one. */
+    }
 }
 
 static void slot_changed(void *baton) { signal_waiter(baton, 0); }
@@ -54,7 +61,9 @@ static void begin(void *baton)
     if (waiter->fd_watch.fd >= 0) {
         cs_loop_watch_fd(cs_sink_loop(), &waiter->fd_watch, EPOLLRDHUP | EPOLLET);
     }
-    signal_waiter(waiter, 0); /* the slot may have changed before anybody watched */
+    if (!waiter->is_first) {
+        signal_waiter(waiter, 0); /* the slot may have changed before anybody watched */
+    }
 }
 
 void cs_waiter_dismiss(cs_waiter_t *waiter)
@@ -114,7 +123,11 @@ static void post(cs_waiter_t *waiter, cs_task_t *task, void (*run)(void *))
     cs_loop_post(cs_sink_loop(), task);
 }
 
-void cs_waiter_begin(cs_waiter_t *waiter) { post(waiter, &waiter->begin, begin); }
+void cs_waiter_begin(cs_waiter_t *waiter, cs_waiter_begin_e when)
+{
+    waiter->is_first = when == CS_WAITER_BEFORE_THE_STREAM;
+    post(waiter, &waiter->begin, begin);
+}
 
 void cs_waiter_end(cs_waiter_t *waiter, void (*close_owner)(void *), void *baton)
 {
@@ -131,10 +144,11 @@ int cs_waiter_wait(cs_waiter_t *waiter, apr_time_t until)
     when.tv_sec = (time_t)apr_time_sec(until);
     when.tv_nsec = (long)apr_time_usec(until) * 1000;
     pthread_mutex_lock(&waiter->mutex);
+    waiter->waiting = 1;
     while (!waiter->signalled && rc != ETIMEDOUT) {
         rc = pthread_cond_timedwait(&waiter->cond, &waiter->mutex, &when);
     }
-    waiter->signalled = 0;
+    waiter->signalled = waiter->waiting = 0;
     gone = waiter->gone;
     pthread_mutex_unlock(&waiter->mutex);
     return !gone;

@@ -4,7 +4,7 @@
  * thread makes it, begins it, waits, and posts its end; the loop thread watches the slot in between and frees the waiter.
  *
  *     waiter = cs_waiter_create(slot, client)     request thread
- *     cs_waiter_begin(waiter)
+ *     cs_waiter_begin(waiter, ...)
  *     while (...) cs_waiter_wait(waiter, until)
  *     cs_waiter_end(waiter, close, baton)         close(baton) runs on the loop thread
  *  or cs_waiter_dismiss(waiter)                   loop thread, after a hand-over
@@ -18,7 +18,9 @@ typedef struct cs_waiter_t cs_waiter_t;
 
 /* `client`: notice when it closes its connection; NULL: do not. NULL when out of memory. */
 cs_waiter_t *cs_waiter_create(uint32_t slot, conn_rec *client);
-void cs_waiter_begin(cs_waiter_t *waiter);
+typedef enum { CS_WAITER_BEFORE_THE_STREAM, CS_WAITER_DURING_THE_STREAM } cs_waiter_begin_e;
+/* Posts it to the loop, ahead of a stream that is started afterwards. */
+void cs_waiter_begin(cs_waiter_t *waiter, cs_waiter_begin_e when);
 /* Until the slot changes, the client leaves, or `until` (monotonic). 0: the client is gone. */
 int cs_waiter_wait(cs_waiter_t *waiter, apr_time_t until);
 /* The waiter is not the caller's any more. `close` runs after the slot is no longer watched. */
