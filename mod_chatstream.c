@@ -177,7 +177,7 @@ static void child_init(apr_pool_t *pchild, server_rec *s)
     if (!retained || !retained->log || cs_stream_child_start(pchild, s, retained->log)) {
         return; /* logged; handlers answer 503 */
     }
-    cs_sink_child_init(cs_stream_hub(), cs_stream_loop());
+    cs_sink_child_init(cs_stream_log(), cs_stream_hub(), cs_stream_loop());
     apr_pool_pre_cleanup_register(pchild, NULL, child_exit);
 }
 

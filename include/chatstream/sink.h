@@ -17,7 +17,7 @@
 /* Filters and hooks; in the module's register_hooks. */
 void cs_sink_register_hooks(void);
 /* Once per child, after the loop exists. */
-void cs_sink_child_init(cs_log_hub_t *hub, cs_loop_t *loop);
+void cs_sink_child_init(cs_log_t *log, cs_log_hub_t *hub, cs_loop_t *loop);
 /* Readers under way in this child; any thread. */
 unsigned cs_sink_count(void);
 /* The loop thread is gone: closes what is left. */

@@ -9,14 +9,11 @@
 
 #define LOOK_AROUND apr_time_from_msec(250) /* HTTP/2 only marks an aborted stream; nobody signals it */
 
-/* Loop thread, at the end. */
 static void close_delivery(void *baton)
 {
     cs_delivery_t *delivery = baton;
-    uint32_t slot = delivery->cursor.slot;
 
     cs_delivery_close(delivery);
-    cs_log_hub_mark(cs_sink_hub(), slot);
     free(delivery);
     cs_sink_counted(-1);
 }

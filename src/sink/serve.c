@@ -4,10 +4,13 @@
 #include "sink.h"
 
 static struct {
+    cs_log_t *log;
     cs_log_hub_t *hub;
     cs_loop_t *loop;
     _Atomic unsigned readers;
 } self;
+
+cs_log_t *cs_sink_log(void) { return self.log; }
 
 cs_log_hub_t *cs_sink_hub(void) { return self.hub; }
 
@@ -25,9 +28,10 @@ void cs_sink_register_hooks(void)
     cs_suspended_register();
 }
 
-void cs_sink_child_init(cs_log_hub_t *hub, cs_loop_t *loop)
+void cs_sink_child_init(cs_log_t *log, cs_log_hub_t *hub, cs_loop_t *loop)
 {
     cs_direct_register();
+    self.log = log;
     self.hub = hub;
     self.loop = loop;
 }

@@ -49,6 +49,7 @@ void cs_suspended_close_all(void);
 int cs_blocking_serve(request_rec *r, const cs_sink_spec_t *spec);
 
 /* serve.c */
+cs_log_t *cs_sink_log(void);
 cs_log_hub_t *cs_sink_hub(void);
 cs_loop_t *cs_sink_loop(void);
 void cs_sink_counted(int by);

@@ -460,12 +460,12 @@ static int wait_for_the_end(suspended_t *sink)
     return ended;
 }
 
-/* Loop thread. */
+/* Either thread: the loop never knew of it. */
 static void close_unsuspended(void *baton)
 {
     suspended_t *sink = baton;
 
-    detach(sink);
+    cs_delivery_close(&sink->delivery);
     free(sink);
     cs_sink_counted(-1);
 }
@@ -488,9 +488,7 @@ static int serve_at_once(suspended_t *sink)
         cs_waiter_end(sink->waiter, close_unsuspended, sink);
     }
     else {
-        sink->task.run = close_unsuspended;
-        sink->task.baton = sink;
-        cs_loop_post(cs_sink_loop(), &sink->task);
+        close_unsuspended(sink);
     }
     return OK;
 }

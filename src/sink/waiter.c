@@ -3,21 +3,27 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
+#include <linux/futex.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <apr_portable.h>
 #include <http_core.h>
 
+/* Bits of `word`. A futex rather than a condition variable: its waking needs no memory the other thread may have freed. */
+enum {
+    SIGNALLED = 1,
+    WAITING = 2,
+    GONE = 4,    /* the client closed its connection */
+    RELEASED = 8 /* the loop thread will not touch the waiter again */
+};
+
 struct cs_waiter_t {
     cs_task_t begin, end; /* two: a short answer is over before the loop has taken the first out of its inbox */
-    pthread_mutex_t mutex;
-    pthread_cond_t cond;
-    int signalled;          /* mutex */
-    int gone;               /* mutex: the client closed its connection */
-    int waiting;            /* mutex */
+    _Atomic uint32_t word;
     int is_first;           /* the stream starts after the watch stands: nothing can have changed before */
     cs_log_watch_t watch;   /* loop: */
     cs_fd_watch_t fd_watch; /* loop: on a dup of the client's socket, which the MPM may close before the loop hears of it */
@@ -27,26 +33,45 @@ struct cs_waiter_t {
 
 /* ---- loop thread ------------------------------------------------------------------------------------------------- */
 
-static void signal_waiter(cs_waiter_t *waiter, int gone)
+static void signal_waiter(cs_waiter_t *waiter, uint32_t bits)
 {
-    int waiting;
+    _Atomic uint32_t *word = &waiter->word;
 
-    pthread_mutex_lock(&waiter->mutex);
-    waiter->signalled = 1;
-    waiter->gone |= gone;
-    waiting = waiter->waiting;
-    pthread_mutex_unlock(&waiter->mutex);
-    if (waiting) {
-        pthread_cond_signal(&waiter->cond); /* unlocked: who wakes finds the mutex free. This thread frees the waiter, not that one. */
+    if (atomic_fetch_or(word, SIGNALLED | bits) & WAITING) {
+        syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
     }
 }
 
-static void slot_changed(void *baton) { signal_waiter(baton, 0); }
+static void unwatch(cs_waiter_t *waiter)
+{
+    int fd = waiter->fd_watch.fd;
+
+    cs_log_hub_remove(cs_sink_hub(), &waiter->watch);
+    if (fd >= 0) {
+        cs_loop_unwatch_fd(cs_sink_loop(), &waiter->fd_watch);
+        close(fd);
+    }
+}
+
+/* What happens before the stream is active needs no reader, and after its end nothing happens. */
+static void slot_changed(void *baton)
+{
+    cs_waiter_t *waiter = baton;
+    cs_state_e state = cs_log_slot_state(cs_sink_log(), waiter->watch.slot);
+
+    if (cs_state_is_end(state)) {
+        unwatch(waiter);
+        signal_waiter(waiter, RELEASED);
+    }
+    else if (state == CS_STATE_ACTIVE) {
+        signal_waiter(waiter, 0);
+    }
+}
 
 static void client_left(void *baton, uint32_t events)
 {
     (void)events;
-    signal_waiter(baton, 1);
+    signal_waiter(baton, GONE);
 }
 
 static void begin(void *baton)
@@ -68,15 +93,7 @@ static void begin(void *baton)
 
 void cs_waiter_dismiss(cs_waiter_t *waiter)
 {
-    int fd = waiter->fd_watch.fd;
-
-    cs_log_hub_remove(cs_sink_hub(), &waiter->watch);
-    if (fd >= 0) {
-        cs_loop_unwatch_fd(cs_sink_loop(), &waiter->fd_watch);
-        close(fd);
-    }
-    pthread_cond_destroy(&waiter->cond);
-    pthread_mutex_destroy(&waiter->mutex);
+    unwatch(waiter);
     free(waiter);
 }
 
@@ -95,16 +112,10 @@ static void end(void *baton)
 cs_waiter_t *cs_waiter_create(uint32_t slot, conn_rec *client)
 {
     cs_waiter_t *waiter = calloc(1, sizeof(*waiter));
-    pthread_condattr_t attr;
 
     if (!waiter) {
         return NULL;
     }
-    pthread_mutex_init(&waiter->mutex, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&waiter->cond, &attr);
-    pthread_condattr_destroy(&attr);
     waiter->watch.slot = slot;
     waiter->fd_watch.fd = -1;
     if (client) {
@@ -131,6 +142,11 @@ void cs_waiter_begin(cs_waiter_t *waiter, cs_waiter_begin_e when)
 
 void cs_waiter_end(cs_waiter_t *waiter, void (*close_owner)(void *), void *baton)
 {
+    if (atomic_load(&waiter->word) & RELEASED) {
+        free(waiter);
+        close_owner(baton);
+        return;
+    }
     waiter->close = close_owner;
     waiter->baton = baton;
     post(waiter, &waiter->end, end);
@@ -138,18 +154,16 @@ void cs_waiter_end(cs_waiter_t *waiter, void (*close_owner)(void *), void *baton
 
 int cs_waiter_wait(cs_waiter_t *waiter, apr_time_t until)
 {
-    struct timespec when;
-    int gone, rc = 0;
+    struct timespec when = { (time_t)apr_time_sec(until), (long)apr_time_usec(until) * 1000 };
+    uint32_t word = atomic_load(&waiter->word);
+    int timed_out = 0;
 
-    when.tv_sec = (time_t)apr_time_sec(until);
-    when.tv_nsec = (long)apr_time_usec(until) * 1000;
-    pthread_mutex_lock(&waiter->mutex);
-    waiter->waiting = 1;
-    while (!waiter->signalled && rc != ETIMEDOUT) {
-        rc = pthread_cond_timedwait(&waiter->cond, &waiter->mutex, &when);
+    while (!(word & SIGNALLED) && !timed_out) {
+        if ((word & WAITING) || atomic_compare_exchange_weak(&waiter->word, &word, word | WAITING)) {
+            timed_out = syscall(SYS_futex, &waiter->word, FUTEX_WAIT_BITSET_PRIVATE, word | WAITING, &when, NULL,
+                                FUTEX_BITSET_MATCH_ANY) < 0 && errno == ETIMEDOUT;
+            word = atomic_load(&waiter->word);
+        }
     }
-    waiter->signalled = waiter->waiting = 0;
-    gone = waiter->gone;
-    pthread_mutex_unlock(&waiter->mutex);
-    return !gone;
+    return !(atomic_fetch_and(&waiter->word, ~(uint32_t)(SIGNALLED | WAITING)) & GONE);
 }
