@@ -3,7 +3,6 @@
 #include <apr_strings.h>
 #include <http_core.h>
 
-#include "upstream/template.h"
 #include "values.h"
 
 #define DAY apr_time_from_sec(86400)

@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "upstream/template.h"
 
 #define BODY_MAX (32u * 1024 * 1024)
 

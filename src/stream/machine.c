@@ -47,7 +47,11 @@ static void fill_ending(cs_stream_t *stream, cs_state_e state, const cs_result_t
         snprintf(ending->message, sizeof(ending->message), "%s", failure->message);
     }
     if (outcome && outcome->finish_reason) {
-        snprintf(ending->finish_reason, sizeof(ending->finish_reason), "%s", outcome->finish_reason);
+        size_t len = strlen(outcome->finish_reason), max = sizeof(ending->finish_reason) - 1;
+
+        /* The upstream's word, so it may be long, and must not be cut in a character. */
+        memcpy(ending->finish_reason, outcome->finish_reason,
+               cs_utf8_valid_prefix(outcome->finish_reason, len < max ? len : max));
     }
     ending->prompt_tokens = outcome ? outcome->prompt_tokens : -1;
     ending->completion_tokens = outcome ? outcome->completion_tokens : -1;

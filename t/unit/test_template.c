@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "upstream/template.h"
+#include "chatstream/upstream.h"
 
 #include <pthread.h>
 #include <stdlib.h>
