@@ -34,6 +34,7 @@ typedef struct cs_dir_config_t {
     apr_time_t replay_keep;
     cs_leave_e on_disconnect;
     apr_time_t grace;
+    apr_int64_t max_per_user;
     apr_int64_t max_message;
     apr_int64_t max_event;
     apr_int64_t max_answer;

@@ -117,6 +117,7 @@ typedef struct {
     const char *idem_key; /* NULL: none; at most CS_LOG_KEY_MAX */
     uint32_t scope;       /* hash of where the key counts: location */
     uint32_t format;      /* cs_format_index */
+    uint32_t max_per_user; /* live streams of this user, over all children; 0: no limit */
     uint32_t replay_bytes;
     apr_time_t replay_keep; /* microseconds after the end */
     apr_time_t created_at;  /* wall clock */
@@ -139,6 +140,7 @@ typedef enum {
     CS_CLAIM_NEW,    /* slot is ours, cursor stands before its first event */
     CS_CLAIM_JOINED, /* the key names a stream still kept: cursor stands before its first event; nothing was claimed */
     CS_CLAIM_FULL,   /* ChatStreamMaxStreams are live, or this child has detached */
+    CS_CLAIM_USER,   /* max_per_user of this user are live */
     CS_CLAIM_READERS /* the stream to join has CS_LOG_READERS readers */
 } cs_claim_e;
 

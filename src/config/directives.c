@@ -35,6 +35,11 @@ static const char *set_size(cmd_parms *cmd, void *dir, const char *text)
     return complain(cmd, cs_value_size(cmd->pool, text, 1, 64 * 1024 * 1024, FIELD(apr_int64_t)));
 }
 
+static const char *set_number(cmd_parms *cmd, void *dir, const char *text)
+{
+    return complain(cmd, cs_value_number(cmd->pool, text, 0, 1000000, FIELD(apr_int64_t)));
+}
+
 static const char *set_text(cmd_parms *cmd, void *dir, const char *text)
 {
     if (!*text) {
@@ -308,6 +313,7 @@ const command_rec cs_config_directives[] = {
                   "how long a failure may still get a status of its own"),
     AP_INIT_TAKE12("ChatStreamReplay", set_replay, NULL, ANYWHERE, "BYTES [SECONDS] kept of each stream"),
     AP_INIT_TAKE12("ChatStreamOnDisconnect", set_on_disconnect, NULL, ANYWHERE, "abort [GRACE], or detach"),
+    AP_INIT_TAKE1("ChatStreamMaxPerUser", set_number, AT(max_per_user), ANYWHERE, "streams of one user at the same time"),
     AP_INIT_TAKE1("ChatStreamMaxMessage", set_size, AT(max_message), ANYWHERE, "largest message, in bytes"),
     AP_INIT_TAKE1("ChatStreamMaxEvent", set_size, AT(max_event), ANYWHERE, "largest event of an upstream, in bytes"),
     AP_INIT_TAKE1("ChatStreamMaxAnswer", set_size, AT(max_answer), ANYWHERE, "largest answer, in bytes"),

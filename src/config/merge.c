@@ -23,6 +23,7 @@ void *cs_config_create_dir(apr_pool_t *pool, char *path)
     conf->replay_keep = CS_UNSET;
     conf->on_disconnect = CS_LEAVE_UNSET;
     conf->grace = CS_UNSET;
+    conf->max_per_user = CS_UNSET;
     conf->max_message = CS_UNSET;
     conf->max_event = CS_UNSET;
     conf->max_answer = CS_UNSET;
@@ -55,6 +56,7 @@ void *cs_config_merge_dir(apr_pool_t *pool, void *base, void *add)
     PICK(replay_keep, CS_UNSET);
     PICK(on_disconnect, CS_LEAVE_UNSET);
     PICK(grace, CS_UNSET);
+    PICK(max_per_user, CS_UNSET);
     PICK(max_message, CS_UNSET);
     PICK(max_event, CS_UNSET);
     PICK(max_answer, CS_UNSET);
@@ -84,6 +86,7 @@ void cs_config_fill_dir(cs_dir_config_t *conf)
     DEFAULT(replay_keep, CS_UNSET, apr_time_from_sec(300));
     DEFAULT(on_disconnect, CS_LEAVE_UNSET, CS_LEAVE_ABORT);
     DEFAULT(grace, CS_UNSET, apr_time_from_sec(10));
+    DEFAULT(max_per_user, CS_UNSET, 0);
     DEFAULT(max_message, CS_UNSET, 32 * 1024);
     DEFAULT(max_event, CS_UNSET, 256 * 1024);
     DEFAULT(max_answer, CS_UNSET, 4 * 1024 * 1024);

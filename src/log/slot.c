@@ -250,20 +250,26 @@ static uint32_t find_key(cs_log_t *log, const char *user, const char *key, uint3
     return at;
 }
 
+/* Lock held; `name` fits. */
+static uint32_t count_live(const cs_log_t *log, const char *name)
+{
+    uint64_t hash = cs_hash64(name, strlen(name));
+    uint32_t at, count = 0;
+
+    for (at = log->user_heads[hash & (log->head->nbuckets - 1)]; at != NONE; at = log->slots[at].user_next) {
+        count += log->slots[at].user_hash == hash && !strcmp(log->slots[at].user, name);
+    }
+    return count;
+}
+
 uint32_t cs_log_count_user(cs_log_t *log, const char *user)
 {
     char name[CS_LOG_USER_MAX + 1];
-    uint64_t hash;
-    uint32_t at, count = 0;
+    uint32_t count;
 
     fit_name(name, user);
-    hash = cs_hash64(name, strlen(name));
     cs_log_lock(log);
-    for (at = log->user_heads[hash & (log->head->nbuckets - 1)]; at != NONE; at = log->slots[at].user_next) {
-        const slot_t *slot = &log->slots[at];
-
-        count += slot->user_hash == hash && !strcmp(slot->user, name);
-    }
+    count = count_live(log, name);
     cs_log_unlock(log);
     return count;
 }
@@ -326,6 +332,10 @@ cs_claim_e cs_log_claim(cs_log_t *log, uint32_t child, const cs_log_spec_t *spec
             cs_log_unlock(log);
             return claim;
         }
+    }
+    if (spec->max_per_user && count_live(log, user) >= spec->max_per_user) {
+        cs_log_unlock(log);
+        return CS_CLAIM_USER;
     }
     if (!cs_log_child_is_ours(log, child) || log->head->live >= log->head->max_streams ||
         (log->head->free_slot == NONE && cs_log_slot_evict(log) == NONE)) {

@@ -209,6 +209,7 @@ static int admit(chat_t *chat)
                            .scope = scope_of(chat),
                            .format = cs_format_index(chat->kind == CS_KIND_DOCUMENT ? cs_format_find("native")
                                                                                      : chat->conf->format),
+                           .max_per_user = (uint32_t)chat->conf->max_per_user,
                            .replay_bytes = (uint32_t)chat->conf->replay_bytes,
                            .replay_keep = chat->conf->replay_keep,
                            .created_at = apr_time_now() };
@@ -222,6 +223,9 @@ static int admit(chat_t *chat)
     switch (cs_log_claim(cs_stream_log(), cs_stream_child(), &spec, &chat->cursor)) {
     case CS_CLAIM_NEW:
         return begin_stream(chat);
+    case CS_CLAIM_USER:
+        return refuse(chat->r, HTTP_TOO_MANY_REQUESTS, "too_many_streams", "You have as many streams as you may have.",
+                      FULL_RETRY_AFTER);
     case CS_CLAIM_JOINED:
         return join_stream(chat);
     case CS_CLAIM_READERS:
