@@ -25,10 +25,9 @@
 #include "chatstream/sink.h"
 #include "chatstream/stream.h"
 
-
-#define RETAINED_KEY "mod_chatstream"
-#define REAP_INTERVAL apr_time_from_msec(500)
-#define REAP_ASK apr_time_from_msec(200)
+#define RETAINED_KEY   "mod_chatstream"
+#define REAP_INTERVAL  apr_time_from_msec(500)
+#define REAP_ASK       apr_time_from_msec(200)
 #define SPARE_CHILDREN 16 /* old children that still serve while new ones have started */
 
 typedef struct {
@@ -50,7 +49,7 @@ static uint32_t max_children(void)
 
 static int make_arena(server_rec *s)
 {
-    cs_log_geometry_t geometry = { .max_children = max_children() };
+    cs_log_geometry_t geometry = {.max_children = max_children()};
     apr_int64_t max_streams, bytes;
     apr_status_t rv;
 
@@ -61,15 +60,16 @@ static int make_arena(server_rec *s)
         return OK;
     }
     if (retained->log) {
-        ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, s,
-                     "chatstream: ChatStreamMaxStreams or ChatStreamArena changed: streams that began before this restart end in "
-                     "their own children and cannot be resumed from new ones");
+        ap_log_error(
+            APLOG_MARK, APLOG_NOTICE, 0, s,
+            "chatstream: ChatStreamMaxStreams or ChatStreamArena changed: streams that began before this restart end in "
+            "their own children and cannot be resumed from new ones");
         cs_log_destroy(retained->log);
     }
     rv = cs_log_create(&retained->log, &geometry);
     if (rv) {
-        ap_log_error(APLOG_MARK, APLOG_EMERG, rv, s, "chatstream: ChatStreamArena: cannot get %" APR_INT64_T_FMT
-                     " bytes of shared memory", bytes);
+        ap_log_error(APLOG_MARK, APLOG_EMERG, rv, s,
+                     "chatstream: ChatStreamArena: cannot get %" APR_INT64_T_FMT " bytes of shared memory", bytes);
         return HTTP_INTERNAL_SERVER_ERROR;
     }
     return OK;
@@ -78,8 +78,8 @@ static int make_arena(server_rec *s)
 static apr_status_t reap(int state, void *data, apr_pool_t *pool)
 {
     (void)pool;
-    if (state == AP_WATCHDOG_STATE_RUNNING && retained && retained->log &&
-        cs_log_reap_is_due(retained->log, cs_clock_mono(), REAP_INTERVAL)) {
+    if (state == AP_WATCHDOG_STATE_RUNNING && retained && retained->log
+        && cs_log_reap_is_due(retained->log, cs_clock_mono(), REAP_INTERVAL)) {
         unsigned lost = cs_log_reap(retained->log, cs_clock_mono());
 
         if (lost) {
@@ -203,12 +203,6 @@ static void register_hooks(apr_pool_t *pool)
 }
 
 AP_DECLARE_MODULE(chatstream) = {
-    STANDARD20_MODULE_STUFF,
-    cs_config_create_dir,
-    cs_config_merge_dir,
-    cs_config_create_server,
-    cs_config_merge_server,
-    cs_config_directives,
-    register_hooks,
-    AP_MODULE_FLAG_NONE,
+    STANDARD20_MODULE_STUFF, cs_config_create_dir, cs_config_merge_dir, cs_config_create_server,
+    cs_config_merge_server,  cs_config_directives, register_hooks,      AP_MODULE_FLAG_NONE,
 };

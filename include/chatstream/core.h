@@ -76,7 +76,10 @@ uint64_t cs_hash64(const void *bytes, size_t len);
 
 /* Length of the longest prefix that is valid and complete. */
 size_t cs_utf8_valid_prefix(const char *text, size_t len);
-static inline int cs_utf8_valid(const char *text, size_t len) { return cs_utf8_valid_prefix(text, len) == len; }
+static inline int cs_utf8_valid(const char *text, size_t len)
+{
+    return cs_utf8_valid_prefix(text, len) == len;
+}
 /* How many bytes at the end of `text` begin a character that more bytes could still complete (0 to 3). */
 size_t cs_utf8_incomplete_suffix(const char *text, size_t len);
 /* Appends `text`; each maximal ill-formed part becomes U+FFFD (WHATWG Encoding, "UTF-8 decode"). */

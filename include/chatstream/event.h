@@ -58,7 +58,7 @@ typedef struct {
     int64_t completion_tokens;
     const char *failure;   /* the upstream reported an error: a static, client-safe reason; NULL: it did not. Ends
                               decoding as done does */
-    int is_ping; /* mode RAW, during event(): it only keeps the connection alive */
+    int is_ping;           /* mode RAW, during event(): it only keeps the connection alive */
     int failure_retryable; /* overload and rate limits are, bad requests are not */
 } cs_outcome_t;
 

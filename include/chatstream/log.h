@@ -21,10 +21,10 @@
 
 typedef struct cs_log_t cs_log_t; /* a process's handle to the arena */
 
-#define CS_LOG_NONE UINT32_MAX
+#define CS_LOG_NONE     UINT32_MAX
 #define CS_LOG_USER_MAX 127
-#define CS_LOG_KEY_MAX 127
-#define CS_LOG_READERS 8 /* cursors open on one stream at a time */
+#define CS_LOG_KEY_MAX  127
+#define CS_LOG_READERS  8 /* cursors open on one stream at a time */
 
 /* ---- arena ------------------------------------------------------------------------------------------------------- */
 
@@ -90,12 +90,15 @@ typedef enum {
     CS_STATE_DISCONNECTED
 } cs_state_e;
 
-static inline int cs_state_is_end(cs_state_e state) { return state >= CS_STATE_COMPLETED; }
+static inline int cs_state_is_end(cs_state_e state)
+{
+    return state >= CS_STATE_COMPLETED;
+}
 const char *cs_state_name(cs_state_e state);
 
 /* How a stream ended, as it lies in its slot: no pointers. */
 typedef struct {
-    uint32_t state; /* cs_state_e */
+    uint32_t state;      /* cs_state_e */
     int32_t http_status; /* for readers that have not answered yet; 0: answer 200 and the error event */
     int32_t retry_after; /* seconds, 0: none */
     int32_t retryable;
@@ -113,10 +116,10 @@ typedef struct {
 
 typedef struct {
     cs_uuid_t id;
-    const char *user;     /* longer ones are told apart by a hash */
-    const char *idem_key; /* NULL: none; at most CS_LOG_KEY_MAX */
-    uint32_t scope;       /* hash of where the key counts: location */
-    uint32_t format;      /* cs_format_index */
+    const char *user;      /* longer ones are told apart by a hash */
+    const char *idem_key;  /* NULL: none; at most CS_LOG_KEY_MAX */
+    uint32_t scope;        /* hash of where the key counts: location */
+    uint32_t format;       /* cs_format_index */
     uint32_t max_per_user; /* live streams of this user, over all children; 0: no limit */
     uint32_t replay_bytes;
     apr_time_t replay_keep; /* microseconds after the end */
@@ -204,10 +207,10 @@ void cs_log_end(cs_log_t *log, uint32_t slot, const cs_log_ending_t *ending, cs_
 /* ---- readers ----------------------------------------------------------------------------------------------------- */
 
 typedef enum {
-    CS_READ_EVENT,  /* *event is set; its text is valid until the next call on this cursor */
-    CS_READ_EMPTY,  /* nothing more now */
-    CS_READ_ENDED,  /* nothing more ever; *ending is set and cursor->seq + 1 is the ending's number */
-    CS_READ_LAGGED  /* the log went on without this reader; the cursor is useless */
+    CS_READ_EVENT, /* *event is set; its text is valid until the next call on this cursor */
+    CS_READ_EMPTY, /* nothing more now */
+    CS_READ_ENDED, /* nothing more ever; *ending is set and cursor->seq + 1 is the ending's number */
+    CS_READ_LAGGED /* the log went on without this reader; the cursor is useless */
 } cs_read_e;
 
 /* Between begin and end the writer leaves alone what the cursor can see. Do not block in between. */

@@ -133,9 +133,9 @@ void cs_engine_destroy(cs_engine_t *engine);
 typedef struct {
     char *body; /* JSON, malloc'ed; the transfer takes it over, also when it cannot start */
     size_t body_len;
-    const char *stream_id;          /* X-Request-Id */
-    const char *traceparent;        /* NULL: none */
-    const char *const *headers;     /* "Name: value", NULL-terminated; ChatStreamUpstreamHeader */
+    const char *stream_id;      /* X-Request-Id */
+    const char *traceparent;    /* NULL: none */
+    const char *const *headers; /* "Name: value", NULL-terminated; ChatStreamUpstreamHeader */
 } cs_transfer_request_t;
 
 typedef enum { CS_FLOW_ON, CS_FLOW_PAUSE, CS_FLOW_STOP } cs_flow_e;

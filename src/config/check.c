@@ -26,7 +26,8 @@ static void check_sections(check_t *check, const apr_array_header_t *sections, c
 
 static void fail(check_t *check, const char *where, const char *what)
 {
-    ap_log_error(APLOG_MARK, APLOG_EMERG, 0, check->server, "chatstream: %s: %s", where ? where : "server config", what);
+    ap_log_error(APLOG_MARK, APLOG_EMERG, 0, check->server, "chatstream: %s: %s", where ? where : "server config",
+                 what);
     check->failed = 1;
 }
 
@@ -58,8 +59,8 @@ static const ap_directive_t *directive_of(const ap_directive_t *tree, const ap_e
     const ap_directive_t *found = NULL;
 
     for (; tree && !found; tree = tree->next) {
-        if (tree->line_num == (int)expr->line_number && !strcasecmp(tree->directive, "SetHandler") &&
-            !strcmp(tree->filename, expr->filename)) {
+        if (tree->line_num == (int)expr->line_number && !strcasecmp(tree->directive, "SetHandler")
+            && !strcmp(tree->filename, expr->filename)) {
             return tree;
         }
         found = directive_of(tree->first_child, expr);
@@ -90,7 +91,6 @@ static void check_section(check_t *check, ap_conf_vector_t *vector, const cs_dir
     cs_dir_config_t *inherited = cs_config_merge_dir(check->pool, (void *)base, own);
     cs_dir_config_t *conf = apr_pmemdup(check->pool, inherited, sizeof(*conf));
 
-
     cs_config_fill_dir(conf);
     if (conf->upstreams) {
         check_upstreams(check, conf);
@@ -102,7 +102,8 @@ static void check_section(check_t *check, ap_conf_vector_t *vector, const cs_dir
         fail(check, conf->location,
              apr_psprintf(check->pool,
                           "ChatStreamMaxEvent: %" APR_INT64_T_FMT
-                          " bytes are too many for ChatStreamReplay %" APR_INT64_T_FMT "; allowed is %d times as much, %" APR_INT64_T_FMT,
+                          " bytes are too many for ChatStreamReplay %" APR_INT64_T_FMT
+                          "; allowed is %d times as much, %" APR_INT64_T_FMT,
                           conf->max_event, conf->replay_bytes, REPLAY_FACTOR, conf->replay_bytes * REPLAY_FACTOR));
     }
     if (core) {
@@ -141,7 +142,8 @@ static void check_arena(check_t *check, server_rec *main_server, uint32_t max_ch
         check->server = main_server;
         fail(check, NULL,
              apr_psprintf(check->pool,
-                          "ChatStreamArena: %" APR_INT64_T_FMT " bytes are too small for ChatStreamMaxStreams %" APR_INT64_T_FMT
+                          "ChatStreamArena: %" APR_INT64_T_FMT
+                          " bytes are too small for ChatStreamMaxStreams %" APR_INT64_T_FMT
                           "; allowed is %" APR_INT64_T_FMT "k or more",
                           bytes, max_streams, needed / 1024 + 1));
     }
@@ -169,8 +171,8 @@ static void warn_about_mpm(server_rec *main_server)
     double room;
 
     cs_config_server_values(main_server, &max_streams, &bytes);
-    if (ap_mpm_query(AP_MPMQ_IS_ASYNC, &async) || !async || ap_mpm_query(AP_MPMQ_MAX_DAEMONS, &daemons) ||
-        ap_mpm_query(AP_MPMQ_MAX_THREADS, &threads) || daemons < 1 || threads < 1) {
+    if (ap_mpm_query(AP_MPMQ_IS_ASYNC, &async) || !async || ap_mpm_query(AP_MPMQ_MAX_DAEMONS, &daemons)
+        || ap_mpm_query(AP_MPMQ_MAX_THREADS, &threads) || daemons < 1 || threads < 1) {
         return;
     }
     room = (double)daemons * threads * (1 + async_factor());
@@ -184,7 +186,7 @@ static void warn_about_mpm(server_rec *main_server)
 
 int cs_config_check(apr_pool_t *temporary, server_rec *main_server, uint32_t max_children)
 {
-    check_t check = { temporary, main_server, 0 };
+    check_t check = {temporary, main_server, 0};
     server_rec *server;
 
     for (server = main_server; server; server = server->next) {

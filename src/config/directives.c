@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <stddef.h>
+
 #include <apr_lib.h>
 #include <apr_strings.h>
 #include <http_core.h>
 
 #include "values.h"
 
-#define DAY apr_time_from_sec(86400)
+#define DAY          apr_time_from_sec(86400)
 #define TEMPLATE_MAX (1024 * 1024)
 
 static unsigned upstream_count; /* gives each its place in the table of reusable handles; start-up is single-threaded */
@@ -18,7 +20,7 @@ static const char *complain(cmd_parms *cmd, const char *what)
 
 /* What the directive's table entry points at, within the location's configuration. */
 #define FIELD(type) ((type *)((char *)dir + (apr_size_t)cmd->info))
-#define AT(field) ((void *)APR_OFFSETOF(cs_dir_config_t, field))
+#define AT(field)   ((void *)offsetof(cs_dir_config_t, field))
 
 static const char *set_flag(cmd_parms *cmd, void *dir, const char *text)
 {
@@ -72,9 +74,9 @@ static const char *upstream_option(cmd_parms *cmd, cs_upstream_t *upstream, cons
     }
     if (!strncmp(option, "dialect=", 8)) {
         upstream->dialect = cs_dialect_find(option + 8);
-        return upstream->dialect ? NULL
-                                 : apr_psprintf(cmd->pool, "unknown dialect '%s'; known are: %s", option + 8,
-                                                cs_dialect_names());
+        return upstream->dialect
+                   ? NULL
+                   : apr_psprintf(cmd->pool, "unknown dialect '%s'; known are: %s", option + 8, cs_dialect_names());
     }
     if (!strncmp(option, "connect=", 8)) {
         return cs_value_time(cmd->pool, option + 8, apr_time_from_msec(1), apr_time_from_sec(3600),
@@ -85,13 +87,14 @@ static const char *upstream_option(cmd_parms *cmd, cs_upstream_t *upstream, cons
         return upstream->ca_file ? readable(cmd->temp_pool, upstream->ca_file)
                                  : apr_psprintf(cmd->pool, "'%s' is not a path", option + 3);
     }
-    return apr_psprintf(cmd->pool, "unknown option '%s'; known are: dialect=NAME, connect=SECONDS, ca=FILE, backup", option);
+    return apr_psprintf(cmd->pool, "unknown option '%s'; known are: dialect=NAME, connect=SECONDS, ca=FILE, backup",
+                        option);
 }
 
 static const char *add_upstream(cmd_parms *cmd, void *dir, int argc, char *const argv[])
 {
     cs_dir_config_t *conf = dir;
-    cs_upstream_t upstream = { .connect_timeout = apr_time_from_sec(5) }, *upstreams;
+    cs_upstream_t upstream = {.connect_timeout = apr_time_from_sec(5)}, *upstreams;
     const char *error;
     int i, at;
 
@@ -206,9 +209,9 @@ static const char *set_format(cmd_parms *cmd, void *dir, const char *text)
     cs_dir_config_t *conf = dir;
 
     conf->format = cs_format_find(text);
-    return conf->format ? NULL
-                        : complain(cmd, apr_psprintf(cmd->pool, "unknown format '%s'; known are: %s", text,
-                                                     cs_format_names()));
+    return conf->format
+               ? NULL
+               : complain(cmd, apr_psprintf(cmd->pool, "unknown format '%s'; known are: %s", text, cs_format_names()));
 }
 
 /* ---- limits ------------------------------------------------------------------------------------------------------ */
@@ -302,7 +305,8 @@ const command_rec cs_config_directives[] = {
     AP_INIT_TAKE1("ChatStreamEnabled", set_flag, AT(enabled), ANYWHERE, "On or Off: whether streaming is offered"),
     AP_INIT_TAKE_ARGV("ChatStreamUpstream", add_upstream, NULL, ANYWHERE,
                       "URL [dialect=NAME] [connect=SECONDS] [ca=FILE] [backup]"),
-    AP_INIT_TAKE2("ChatStreamUpstreamHeader", add_header, NULL, ANYWHERE, "name and value of a header for the upstream"),
+    AP_INIT_TAKE2("ChatStreamUpstreamHeader", add_header, NULL, ANYWHERE,
+                  "name and value of a header for the upstream"),
     AP_INIT_TAKE1("ChatStreamRequestTemplate", set_template, NULL, ANYWHERE, "JSON file: the upstream's request body"),
     AP_INIT_TAKE1("ChatStreamModel", set_text, AT(model), ANYWHERE, "model name for the upstream's request"),
     AP_INIT_TAKE1("ChatStreamFormat", set_format, NULL, ANYWHERE, "wire format of the events"),
@@ -313,12 +317,14 @@ const command_rec cs_config_directives[] = {
                   "how long a failure may still get a status of its own"),
     AP_INIT_TAKE12("ChatStreamReplay", set_replay, NULL, ANYWHERE, "BYTES [SECONDS] kept of each stream"),
     AP_INIT_TAKE12("ChatStreamOnDisconnect", set_on_disconnect, NULL, ANYWHERE, "abort [GRACE], or detach"),
-    AP_INIT_TAKE1("ChatStreamMaxPerUser", set_number, AT(max_per_user), ANYWHERE, "streams of one user at the same time"),
+    AP_INIT_TAKE1("ChatStreamMaxPerUser", set_number, AT(max_per_user), ANYWHERE,
+                  "streams of one user at the same time"),
     AP_INIT_TAKE1("ChatStreamMaxMessage", set_size, AT(max_message), ANYWHERE, "largest message, in bytes"),
     AP_INIT_TAKE1("ChatStreamMaxEvent", set_size, AT(max_event), ANYWHERE, "largest event of an upstream, in bytes"),
     AP_INIT_TAKE1("ChatStreamMaxAnswer", set_size, AT(max_answer), ANYWHERE, "largest answer, in bytes"),
     AP_INIT_TAKE1("ChatStreamProfile", set_text, AT(profile), ANYWHERE, "name of this location in records and metrics"),
-    AP_INIT_TAKE1("ChatStreamMaxStreams", set_max_streams, NULL, RSRC_CONF, "streams at the same time, over all children"),
+    AP_INIT_TAKE1("ChatStreamMaxStreams", set_max_streams, NULL, RSRC_CONF,
+                  "streams at the same time, over all children"),
     AP_INIT_TAKE1("ChatStreamArena", set_arena, NULL, RSRC_CONF, "bytes of shared memory"),
-    { NULL }
+    {.name = NULL},
 };

@@ -65,11 +65,11 @@ void *cs_config_merge_dir(apr_pool_t *pool, void *base, void *add)
     return merged;
 }
 
-#define DEFAULT(field, unset, value)   \
-    do {                               \
-        if (conf->field == (unset)) {  \
-            conf->field = (value);     \
-        }                              \
+#define DEFAULT(field, unset, value)                                                                                   \
+    do {                                                                                                               \
+        if (conf->field == (unset)) {                                                                                  \
+            conf->field = (value);                                                                                     \
+        }                                                                                                              \
     } while (0)
 
 void cs_config_fill_dir(cs_dir_config_t *conf)

@@ -19,7 +19,7 @@ const char *cs_value_time(apr_pool_t *pool, const char *text, apr_time_t min, ap
     static const struct {
         const char *name;
         double microseconds;
-    } units[] = { { "", 1e6 }, { "s", 1e6 }, { "ms", 1e3 }, { "m", 60e6 }, { "min", 60e6 }, { "h", 3600e6 } };
+    } units[] = {{"", 1e6}, {"s", 1e6}, {"ms", 1e3}, {"m", 60e6}, {"min", 60e6}, {"h", 3600e6}};
     char *end = NULL;
     double number = 0;
     size_t i = sizeof(units) / sizeof(units[0]);
@@ -28,8 +28,7 @@ const char *cs_value_time(apr_pool_t *pool, const char *text, apr_time_t min, ap
         number = strtod(text, &end);
         /* 1e3 and 0x10 are more likely slips than times. */
         if (end == text + strspn(text, "0123456789.")) {
-            for (i = 0; i < sizeof(units) / sizeof(units[0]) && strcasecmp(end, units[i].name); i++) {
-            }
+            for (i = 0; i < sizeof(units) / sizeof(units[0]) && strcasecmp(end, units[i].name); i++) {}
         }
     }
     if (i < sizeof(units) / sizeof(units[0]) && isfinite(number)) {
@@ -84,7 +83,8 @@ const char *cs_value_number(apr_pool_t *pool, const char *text, apr_int64_t min,
     errno = 0;
     number = apr_isdigit(text[0]) ? apr_strtoi64(text, &end, 10) : 0;
     if (!end || *end || errno || number < min || number > max) {
-        return apr_psprintf(pool, "'%s' is not a number from %" APR_INT64_T_FMT " to %" APR_INT64_T_FMT, text, min, max);
+        return apr_psprintf(pool, "'%s' is not a number from %" APR_INT64_T_FMT " to %" APR_INT64_T_FMT, text, min,
+                            max);
     }
     *value = number;
     return NULL;

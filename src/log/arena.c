@@ -8,15 +8,18 @@
 
 #include "layout.h"
 
-#define ARENA_MAGIC UINT64_C(0x63736172656e6132) /* "csarena2" */
-#define BLOCKS_PER_STREAM 2                      /* the least that lets every live stream move */
+#define ARENA_MAGIC       UINT64_C(0x63736172656e6132) /* "csarena2" */
+#define BLOCKS_PER_STREAM 2                            /* the least that lets every live stream move */
 
 typedef struct {
     uint32_t nslots, nbuckets, mark_words;
     uint64_t off_children, off_marks, off_heads, off_slots, off_blocks;
 } plan_t;
 
-static uint64_t align_to(uint64_t value, uint64_t unit) { return (value + unit - 1) / unit * unit; }
+static uint64_t align_to(uint64_t value, uint64_t unit)
+{
+    return (value + unit - 1) / unit * unit;
+}
 
 static void make_plan(plan_t *plan, uint32_t max_streams, uint32_t max_children)
 {
@@ -80,9 +83,9 @@ apr_status_t cs_log_create(cs_log_t **out, const cs_log_geometry_t *geometry)
     apr_status_t rv;
 
     *out = NULL;
-    if (!geometry->max_streams || !geometry->max_children || geometry->max_streams > UINT32_MAX / 4 ||
-        geometry->bytes > SIZE_MAX / 2 ||
-        geometry->bytes < cs_log_bytes_needed(geometry->max_streams, geometry->max_children)) {
+    if (!geometry->max_streams || !geometry->max_children || geometry->max_streams > UINT32_MAX / 4
+        || geometry->bytes > SIZE_MAX / 2
+        || geometry->bytes < cs_log_bytes_needed(geometry->max_streams, geometry->max_children)) {
         return APR_EINVAL;
     }
     make_plan(&plan, geometry->max_streams, geometry->max_children);
@@ -105,8 +108,8 @@ apr_status_t cs_log_create(cs_log_t **out, const cs_log_geometry_t *geometry)
     head->nbuckets = plan.nbuckets;
     head->mark_words = plan.mark_words;
     head->nblocks = (uint32_t)((geometry->bytes - plan.off_blocks) / BLOCK_SIZE);
-    if ((rv = cs_log_mutex_init(&head->lock)) || (rv = cs_log_mutex_init(&head->pool_lock)) ||
-        (rv = open_eventfds(log, head->nchildren))) {
+    if ((rv = cs_log_mutex_init(&head->lock)) || (rv = cs_log_mutex_init(&head->pool_lock))
+        || (rv = open_eventfds(log, head->nchildren))) {
         cs_log_destroy(log);
         return rv;
     }
@@ -136,11 +139,14 @@ void cs_log_destroy(cs_log_t *log)
 
 int cs_log_has_geometry(const cs_log_t *log, const cs_log_geometry_t *geometry)
 {
-    return log->head->bytes == geometry->bytes && log->head->max_streams == geometry->max_streams &&
-           log->head->nchildren == geometry->max_children;
+    return log->head->bytes == geometry->bytes && log->head->max_streams == geometry->max_streams
+           && log->head->nchildren == geometry->max_children;
 }
 
-uint32_t cs_log_slots(const cs_log_t *log) { return log->head->nslots; }
+uint32_t cs_log_slots(const cs_log_t *log)
+{
+    return log->head->nslots;
+}
 
 void cs_log_usage(cs_log_t *log, cs_log_usage_t *usage)
 {
@@ -162,8 +168,8 @@ void cs_log_usage(cs_log_t *log, cs_log_usage_t *usage)
 
 const char *cs_state_name(cs_state_e state)
 {
-    static const char *const names[] = { "admitted", "connecting", "active",    "completed",
-                                         "error",    "timeout",    "cancelled", "disconnected" };
+    static const char *const names[] = {"admitted", "connecting", "active",    "completed",
+                                        "error",    "timeout",    "cancelled", "disconnected"};
 
     return (unsigned)state < sizeof(names) / sizeof(names[0]) ? names[state] : "unknown";
 }

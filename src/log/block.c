@@ -31,9 +31,15 @@ static void pool_lock(cs_log_t *log)
     }
 }
 
-static void pool_unlock(cs_log_t *log) { pthread_mutex_unlock(&log->head->pool_lock); }
+static void pool_unlock(cs_log_t *log)
+{
+    pthread_mutex_unlock(&log->head->pool_lock);
+}
 
-void cs_log_blocks_init(cs_log_t *log) { relink(log); }
+void cs_log_blocks_init(cs_log_t *log)
+{
+    relink(log);
+}
 
 uint32_t cs_log_block_take(cs_log_t *log, uint32_t slot)
 {
@@ -107,7 +113,10 @@ void cs_log_blocks_sweep(cs_log_t *log)
 
 /* ---- after a writer's death -------------------------------------------------------------------------------------- */
 
-static int lost_to(const slot_t *slot, uint32_t child) { return slot->life == LIFE_LIVE && slot->owner == child; }
+static int lost_to(const slot_t *slot, uint32_t child)
+{
+    return slot->life == LIFE_LIVE && slot->owner == child;
+}
 
 /* What was published says how long the chain is; blocks behind it were being filled. Notes the chain in `chained`. */
 static void mend_chain(cs_log_t *log, uint32_t index, uint64_t *chained)

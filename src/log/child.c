@@ -34,8 +34,10 @@ static uint64_t process_started(pid_t pid)
     }
     text[len] = '\0';
     at = strrchr(text, ')'); /* the command may hold anything, also blanks and parentheses */
-    if (!at || sscanf(at + 1, " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu", &state,
-                      &started) != 2) {
+    if (!at
+        || sscanf(at + 1, " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu", &state,
+                  &started)
+               != 2) {
         return 1;
     }
     return state == 'Z' || state == 'X' ? 0 : (uint64_t)started;
@@ -70,9 +72,9 @@ apr_status_t cs_log_child_attach(cs_log_t *log, uint32_t *out)
         if (!atomic_load(&child->pid)) {
             uint64_t drained;
 
-            memset((void *)(log->marks + (size_t)i * log->head->mark_words), 0, log->head->mark_words * sizeof(uint64_t));
-            while (read(log->eventfds[i], &drained, sizeof(drained)) > 0) {
-            }
+            memset((void *)(log->marks + (size_t)i * log->head->mark_words), 0,
+                   log->head->mark_words * sizeof(uint64_t));
+            while (read(log->eventfds[i], &drained, sizeof(drained)) > 0) {}
             atomic_store(&child->pending, 0);
             child->started = process_started(getpid());
             atomic_store(&child->pid, getpid());
@@ -143,7 +145,10 @@ void cs_log_child_detach(cs_log_t *log, uint32_t child)
     cs_log_unlock(log);
 }
 
-int cs_log_child_eventfd(const cs_log_t *log, uint32_t child) { return log->eventfds[child]; }
+int cs_log_child_eventfd(const cs_log_t *log, uint32_t child)
+{
+    return log->eventfds[child];
+}
 
 /* Whatever `pending` says: a process that was killed after raising it has not written. */
 void cs_log_child_wake(cs_log_t *log, uint32_t child)
@@ -179,8 +184,8 @@ void cs_log_mark_readers(cs_log_t *log, uint32_t index)
     for (i = 0; i < CS_LOG_READERS; i++) {
         cursor_entry_t *entry = &slot->cursors[i];
 
-        if (atomic_load_explicit(&entry->want, memory_order_relaxed) && atomic_exchange(&entry->want, 0) &&
-            cursor_state(entry) != CURSOR_FREE) {
+        if (atomic_load_explicit(&entry->want, memory_order_relaxed) && atomic_exchange(&entry->want, 0)
+            && cursor_state(entry) != CURSOR_FREE) {
             cs_log_mark(log, atomic_load(&entry->child), index);
         }
     }

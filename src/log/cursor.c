@@ -5,9 +5,15 @@
 
 #define SCRATCH_MAX (64u * 1024 * 1024)
 
-static slot_t *slot_of(const cs_cursor_t *cursor) { return &cursor->log->slots[cursor->slot]; }
+static slot_t *slot_of(const cs_cursor_t *cursor)
+{
+    return &cursor->log->slots[cursor->slot];
+}
 
-static cursor_entry_t *entry_of(const cs_cursor_t *cursor) { return &slot_of(cursor)->cursors[cursor->entry]; }
+static cursor_entry_t *entry_of(const cs_cursor_t *cursor)
+{
+    return &slot_of(cursor)->cursors[cursor->entry];
+}
 
 int cs_log_cursor_attach(cs_log_t *log, uint32_t child, uint32_t index, cs_cursor_t *cursor)
 {
@@ -168,8 +174,7 @@ void cs_log_cursor_skip(cs_cursor_t *cursor, uint64_t seq)
     if (cs_log_read_begin(cursor) == CS_READ_LAGGED) {
         return;
     }
-    while (cursor->seq < seq && cs_log_read(cursor, &event, &ending) == CS_READ_EVENT) {
-    }
+    while (cursor->seq < seq && cs_log_read(cursor, &event, &ending) == CS_READ_EVENT) {}
     cs_log_read_end(cursor);
 }
 
@@ -183,8 +188,8 @@ int cs_log_want_wake(cs_cursor_t *cursor)
         atomic_store(&slot->wanted, 1);
     }
     /* Raised before looking: a writer that published earlier is seen here, a later one sees the flag. */
-    return atomic_load(&slot->tail_pos) == cursor->pos && atomic_load(&slot->state) == cursor->state &&
-           atomic_load(&entry_of(cursor)->state) == (cursor->serial | CURSOR_OPEN);
+    return atomic_load(&slot->tail_pos) == cursor->pos && atomic_load(&slot->state) == cursor->state
+           && atomic_load(&entry_of(cursor)->state) == (cursor->serial | CURSOR_OPEN);
 }
 
 void cs_log_cursor_close(cs_cursor_t *cursor)

@@ -83,9 +83,15 @@ void cs_log_hub_mark(cs_log_hub_t *hub, uint32_t slot)
     }
 }
 
-static void mark(void *baton, uint32_t slot) { cs_log_hub_mark(baton, slot); }
+static void mark(void *baton, uint32_t slot)
+{
+    cs_log_hub_mark(baton, slot);
+}
 
-void cs_log_hub_drain(cs_log_hub_t *hub) { cs_log_child_drain(hub->log, hub->child, mark, hub); }
+void cs_log_hub_drain(cs_log_hub_t *hub)
+{
+    cs_log_child_drain(hub->log, hub->child, mark, hub);
+}
 
 void cs_log_hub_dispatch(cs_log_hub_t *hub)
 {

@@ -24,11 +24,11 @@
 
 #include "chatstream/log.h"
 
-#define NONE CS_LOG_NONE
-#define BLOCK_SIZE 2048u
-#define BLOCK_DATA (BLOCK_SIZE - (uint32_t)sizeof(block_head_t))
-#define RECORD_ALIGN 8u
-#define LOST_KEEP apr_time_from_sec(2)
+#define NONE              CS_LOG_NONE
+#define BLOCK_SIZE        2048u
+#define BLOCK_DATA        (BLOCK_SIZE - (uint32_t)sizeof(block_head_t))
+#define RECORD_ALIGN      8u
+#define LOST_KEEP         apr_time_from_sec(2)
 #define BLOCKS_IN_RESERVE 64u /* below this the arena counts as full: several upstream reads may be under way at once */
 
 enum { LIFE_FREE = 0, LIFE_LIVE, LIFE_KEPT };
@@ -104,7 +104,7 @@ typedef struct {
 } __attribute__((aligned(64))) slot_t;
 
 typedef struct {
-    _Atomic int32_t pid; /* 0: free; lock for taking and freeing */
+    _Atomic int32_t pid;      /* 0: free; lock for taking and freeing */
     _Atomic uint32_t pending; /* eventfd was written and not read since */
     uint64_t started;         /* of the process, as /proc tells it: a pid alone may be another's by now */
 } child_t;
@@ -140,9 +140,15 @@ static inline block_head_t *block_at(const cs_log_t *log, uint32_t block)
     return (block_head_t *)(log->blocks + (size_t)block * BLOCK_SIZE);
 }
 
-static inline char *block_data(const cs_log_t *log, uint32_t block) { return (char *)(block_at(log, block) + 1); }
+static inline char *block_data(const cs_log_t *log, uint32_t block)
+{
+    return (char *)(block_at(log, block) + 1);
+}
 
-static inline log_head_t *head_of(slot_t *slot) { return &slot->heads[atomic_load(&slot->head)]; }
+static inline log_head_t *head_of(slot_t *slot)
+{
+    return &slot->heads[atomic_load(&slot->head)];
+}
 
 /* How many blocks hold the bytes from `head` to `tail`. */
 static inline uint32_t blocks_between(uint64_t head, uint64_t tail)
@@ -189,7 +195,8 @@ void cs_log_mark(cs_log_t *log, uint32_t child, uint32_t slot);
 void cs_log_mark_readers(cs_log_t *log, uint32_t slot); /* those that asked */
 
 /* cursor.c */
-int cs_log_cursor_attach(cs_log_t *log, uint32_t child, uint32_t slot, cs_cursor_t *cursor); /* lock held; 0: no entry */
+int cs_log_cursor_attach(cs_log_t *log, uint32_t child, uint32_t slot,
+                         cs_cursor_t *cursor); /* lock held; 0: no entry */
 /* Moves past events up to and with number `seq`. Not between begin and end. */
 void cs_log_cursor_skip(cs_cursor_t *cursor, uint64_t seq);
 

@@ -27,4 +27,7 @@ void cs_log_lock(cs_log_t *log)
     }
 }
 
-void cs_log_unlock(cs_log_t *log) { pthread_mutex_unlock(&log->head->lock); }
+void cs_log_unlock(cs_log_t *log)
+{
+    pthread_mutex_unlock(&log->head->lock);
+}

@@ -124,7 +124,10 @@ static void empty_lists(cs_log_t *log)
     head->live = head->kept = 0;
 }
 
-void cs_log_slots_init(cs_log_t *log) { cs_log_slots_rebuild(log); }
+void cs_log_slots_init(cs_log_t *log)
+{
+    cs_log_slots_rebuild(log);
+}
 
 void cs_log_slots_rebuild(cs_log_t *log)
 {
@@ -337,8 +340,8 @@ cs_claim_e cs_log_claim(cs_log_t *log, uint32_t child, const cs_log_spec_t *spec
         cs_log_unlock(log);
         return CS_CLAIM_USER;
     }
-    if (!cs_log_child_is_ours(log, child) || log->head->live >= log->head->max_streams ||
-        (log->head->free_slot == NONE && cs_log_slot_evict(log) == NONE)) {
+    if (!cs_log_child_is_ours(log, child) || log->head->live >= log->head->max_streams
+        || (log->head->free_slot == NONE && cs_log_slot_evict(log) == NONE)) {
         cs_log_unlock(log);
         return CS_CLAIM_FULL;
     }

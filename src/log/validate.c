@@ -4,10 +4,10 @@
 
 #include "layout.h"
 
-#define FAIL(...)                          \
-    do {                                   \
-        snprintf(why, size, __VA_ARGS__);  \
-        return APR_EGENERAL;               \
+#define FAIL(...)                                                                                                      \
+    do {                                                                                                               \
+        snprintf(why, size, __VA_ARGS__);                                                                              \
+        return APR_EGENERAL;                                                                                           \
     } while (0)
 
 static apr_status_t check_slots(cs_log_t *log, char *why, size_t size)

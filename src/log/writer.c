@@ -18,7 +18,10 @@ int cs_log_is_cancelled(const cs_log_t *log, uint32_t index)
     return atomic_load_explicit(&log->slots[index].cancel, memory_order_acquire) != 0;
 }
 
-unsigned cs_log_readers(const cs_log_t *log, uint32_t index) { return cs_log_slot_cursors(&log->slots[index]); }
+unsigned cs_log_readers(const cs_log_t *log, uint32_t index)
+{
+    return cs_log_slot_cursors(&log->slots[index]);
+}
 
 int cs_log_has_readers(const cs_log_t *log, uint32_t index)
 {
@@ -73,12 +76,13 @@ static int pass_by(slot_t *slot, uint64_t pos)
         uint32_t state = atomic_load_explicit(&entry->state, memory_order_acquire);
 
         /* Cursors move forward, and only inside READING: one past `pos` stays so, an OPEN one stays where it is. */
-        if ((state & CURSOR_MASK) == CURSOR_FREE || (state & CURSOR_MASK) == CURSOR_LAGGED ||
-            atomic_load_explicit(&entry->pos, memory_order_acquire) >= pos) {
+        if ((state & CURSOR_MASK) == CURSOR_FREE || (state & CURSOR_MASK) == CURSOR_LAGGED
+            || atomic_load_explicit(&entry->pos, memory_order_acquire) >= pos) {
             continue;
         }
-        if ((state & CURSOR_MASK) == CURSOR_READING ||
-            !atomic_compare_exchange_strong(&entry->state, &state, (state & ~(uint32_t)CURSOR_MASK) | CURSOR_LAGGED)) {
+        if ((state & CURSOR_MASK) == CURSOR_READING
+            || !atomic_compare_exchange_strong(&entry->state, &state,
+                                               (state & ~(uint32_t)CURSOR_MASK) | CURSOR_LAGGED)) {
             return 0;
         }
     }
@@ -161,8 +165,8 @@ static int make_room(cs_log_t *log, uint32_t index)
 {
     slot_t *slot = &log->slots[index];
 
-    if (atomic_load_explicit(&slot->tail_pos, memory_order_relaxed) < slot->room_until &&
-        atomic_load_explicit(&log->head->blocks_free, memory_order_relaxed) >= BLOCKS_IN_RESERVE) {
+    if (atomic_load_explicit(&slot->tail_pos, memory_order_relaxed) < slot->room_until
+        && atomic_load_explicit(&log->head->blocks_free, memory_order_relaxed) >= BLOCKS_IN_RESERVE) {
         return 1;
     }
     if (used(slot) >= slot->limit) {
@@ -249,11 +253,11 @@ apr_status_t cs_log_append(cs_log_t *log, uint32_t index, const cs_event_t *even
     slot_t *slot = &log->slots[index];
     uint64_t tail = atomic_load_explicit(&slot->tail_pos, memory_order_relaxed);
     size_t name_len = event->name_len > UINT8_MAX ? UINT8_MAX : event->name_len;
-    record_head_t head = { (uint32_t)(name_len + event->len), (uint8_t)event->kind, (uint8_t)name_len, 0 };
+    record_head_t head = {(uint32_t)(name_len + event->len), (uint8_t)event->kind, (uint8_t)name_len, 0};
     uint64_t size = record_size(head.len);
     uint32_t used = (uint32_t)(tail % BLOCK_DATA), left = used || !tail ? BLOCK_DATA - used : 0;
     uint32_t last = atomic_load_explicit(&slot->last_block, memory_order_relaxed);
-    place_t at = { log, last, used };
+    place_t at = {log, last, used};
 
     if (event->len > UINT32_MAX / 2) {
         return APR_EINVAL;
@@ -290,7 +294,10 @@ apr_status_t cs_log_append(cs_log_t *log, uint32_t index, const cs_event_t *even
     return APR_SUCCESS;
 }
 
-void cs_log_publish(cs_log_t *log, uint32_t index) { cs_log_mark_readers(log, index); }
+void cs_log_publish(cs_log_t *log, uint32_t index)
+{
+    cs_log_mark_readers(log, index);
+}
 
 void cs_log_end(cs_log_t *log, uint32_t index, const cs_log_ending_t *ending, cs_log_after_e after)
 {

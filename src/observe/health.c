@@ -8,7 +8,7 @@
 
 int cs_observe_health(request_rec *r, cs_log_t *log, int enabled)
 {
-    cs_log_usage_t usage = { 0 };
+    cs_log_usage_t usage = {0};
     const char *status = "down", *json;
 
     if (log) {

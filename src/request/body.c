@@ -9,7 +9,7 @@
 
 static void too_large(cs_result_t *result)
 {
-    *result = (cs_result_t){ HTTP_REQUEST_ENTITY_TOO_LARGE, "too_large", "The request is too large.", 0, NULL };
+    *result = (cs_result_t){HTTP_REQUEST_ENTITY_TOO_LARGE, "too_large", "The request is too large.", 0, NULL};
 }
 
 /* LimitRequestBody, a time-out, or a client that went away in the middle. */
@@ -21,7 +21,7 @@ static void read_failed(apr_status_t rv, cs_result_t *result)
         too_large(result);
         return;
     }
-    *result = (cs_result_t){ status, "bad_request", "The request's body did not come whole.", 0, NULL };
+    *result = (cs_result_t){status, "bad_request", "The request's body did not come whole.", 0, NULL};
 }
 
 /* Takes the brigade's bytes; 1 when the body's end is among them. */
@@ -88,7 +88,7 @@ void cs_body_read(request_rec *r, size_t max, char **body, size_t *len, cs_resul
         return;
     }
     if (status != OK) {
-        *result = (cs_result_t){ status, "bad_request", "The request's body cannot be read.", 0, NULL };
+        *result = (cs_result_t){status, "bad_request", "The request's body cannot be read.", 0, NULL};
         return;
     }
     if (r->remaining > (apr_off_t)max) {

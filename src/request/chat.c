@@ -31,12 +31,15 @@ typedef struct {
 
 static int refuse(request_rec *r, int status, const char *code, const char *message, int retry_after)
 {
-    const cs_result_t problem = { status, code, message, retry_after, NULL };
+    const cs_result_t problem = {status, code, message, retry_after, NULL};
 
     return cs_response_problem(r, &problem);
 }
 
-const char *cs_request_user(const request_rec *r) { return r->user ? r->user : r->useragent_ip; }
+const char *cs_request_user(const request_rec *r)
+{
+    return r->user ? r->user : r->useragent_ip;
+}
 
 /* ---- the answer's headers ---------------------------------------------------------------------------------------- */
 
@@ -171,8 +174,9 @@ static void question_of(const chat_t *chat, cs_question_t *question)
 /* Where an Idempotency-Key counts: profiles may be shared by locations that ask different upstreams. */
 static uint32_t scope_of(const chat_t *chat)
 {
-    const char *scope = apr_psprintf(chat->r->pool, "%s %d %d %s", chat->r->server->server_hostname, chat->r->server->port,
-                                     (int)chat->kind, chat->conf->location ? chat->conf->location : "/");
+    const char *scope =
+        apr_psprintf(chat->r->pool, "%s %d %d %s", chat->r->server->server_hostname, chat->r->server->port,
+                     (int)chat->kind, chat->conf->location ? chat->conf->location : "/");
 
     return (uint32_t)cs_hash64(scope, strlen(scope));
 }
@@ -186,7 +190,8 @@ static int begin_stream(chat_t *chat)
                                         apr_table_get(chat->r->headers_in, "traceparent"));
     if (!chat->stream) {
         cs_log_cursor_close(&chat->cursor);
-        return refuse(chat->r, HTTP_SERVICE_UNAVAILABLE, "unavailable", "The server is out of memory.", FULL_RETRY_AFTER);
+        return refuse(chat->r, HTTP_SERVICE_UNAVAILABLE, "unavailable", "The server is out of memory.",
+                      FULL_RETRY_AFTER);
     }
     return serve(chat);
 }
@@ -204,18 +209,19 @@ static int join_stream(chat_t *chat)
 
 static int admit(chat_t *chat)
 {
-    cs_log_spec_t spec = { .user = chat->user,
-                           .idem_key = apr_table_get(chat->r->headers_in, "Idempotency-Key"),
-                           .scope = scope_of(chat),
-                           .format = cs_format_index(chat->kind == CS_KIND_DOCUMENT ? cs_format_find("native")
-                                                                                     : chat->conf->format),
-                           .max_per_user = (uint32_t)chat->conf->max_per_user,
-                           .replay_bytes = (uint32_t)chat->conf->replay_bytes,
-                           .replay_keep = chat->conf->replay_keep,
-                           .created_at = apr_time_now() };
+    cs_log_spec_t spec = {
+        .user = chat->user,
+        .idem_key = apr_table_get(chat->r->headers_in, "Idempotency-Key"),
+        .scope = scope_of(chat),
+        .format = cs_format_index(chat->kind == CS_KIND_DOCUMENT ? cs_format_find("native") : chat->conf->format),
+        .max_per_user = (uint32_t)chat->conf->max_per_user,
+        .replay_bytes = (uint32_t)chat->conf->replay_bytes,
+        .replay_keep = chat->conf->replay_keep,
+        .created_at = apr_time_now()};
 
     if (spec.idem_key && !is_plain_token(spec.idem_key, CS_LOG_KEY_MAX)) {
-        return refuse(chat->r, HTTP_BAD_REQUEST, "bad_request", "Idempotency-Key is not 1 to 127 visible characters.", 0);
+        return refuse(chat->r, HTTP_BAD_REQUEST, "bad_request", "Idempotency-Key is not 1 to 127 visible characters.",
+                      0);
     }
     if (cs_uuid7_make(&spec.id, spec.created_at)) {
         return refuse(chat->r, HTTP_SERVICE_UNAVAILABLE, "unavailable", "No stream id could be made.", 0);
@@ -241,7 +247,7 @@ static int admit(chat_t *chat)
 
 int cs_request_chat(request_rec *r, const cs_dir_config_t *conf, cs_kind_e kind)
 {
-    chat_t chat = { .r = r, .conf = conf, .kind = kind, .user = cs_request_user(r), .cursor = { .slot = CS_LOG_NONE } };
+    chat_t chat = {.r = r, .conf = conf, .kind = kind, .user = cs_request_user(r), .cursor = {.slot = CS_LOG_NONE}};
     const char *event_id = apr_table_get(r->headers_in, "Last-Event-ID");
     cs_result_t result;
 

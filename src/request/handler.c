@@ -17,8 +17,8 @@
 
 static int wrong_method(request_rec *r, const char *allowed)
 {
-    static const cs_result_t problem = { HTTP_METHOD_NOT_ALLOWED, "method_not_allowed", "This method is not allowed here.", 0,
-                                         NULL };
+    static const cs_result_t problem = {HTTP_METHOD_NOT_ALLOWED, "method_not_allowed",
+                                        "This method is not allowed here.", 0, NULL};
 
     apr_table_setn(r->headers_out, "Allow", allowed);
     return cs_response_problem(r, &problem);
@@ -30,7 +30,10 @@ static int answer_options(request_rec *r, const char *allowed)
     return HTTP_NO_CONTENT;
 }
 
-static int is_asking(const request_rec *r) { return r->method_number == M_GET || r->method_number == M_POST; }
+static int is_asking(const request_rec *r)
+{
+    return r->method_number == M_GET || r->method_number == M_POST;
+}
 
 static int handle_stream(request_rec *r)
 {
@@ -73,7 +76,7 @@ static int handle_health(request_rec *r)
 
 static int handler(request_rec *r)
 {
-    static const cs_result_t down = { HTTP_SERVICE_UNAVAILABLE, "unavailable", "The server cannot stream now.", 1, NULL };
+    static const cs_result_t down = {HTTP_SERVICE_UNAVAILABLE, "unavailable", "The server cannot stream now.", 1, NULL};
 
     if (!r->handler || strncmp(r->handler, "chatstream", 10)) {
         return DECLINED;

@@ -11,7 +11,7 @@
 #include "body.h"
 #include "chatstream/event.h"
 
-#define EMAIL_MAX 320
+#define EMAIL_MAX    320
 #define NAME_MAX_LEN 128
 
 typedef struct {
@@ -23,22 +23,22 @@ typedef struct {
 #define FIELD(member) offsetof(cs_params_t, member)
 
 static const field_t fields[] = {
-    { "message", FIELD(message), 0 },
-    { "query", FIELD(query), 0 },
-    { "conversation_history", FIELD(history), 0 },
-    { "user_email", FIELD(user_email), EMAIL_MAX },
-    { "user_role", FIELD(user_role), NAME_MAX_LEN },
-    { "conversation_id", FIELD(conversation_id), NAME_MAX_LEN },
-    { "token", FIELD(token), 0 },
-    { "last_event_id", FIELD(last_event_id), NAME_MAX_LEN },
-    { "stream_id", FIELD(stream_id), NAME_MAX_LEN },
+    {"message", FIELD(message), 0},
+    {"query", FIELD(query), 0},
+    {"conversation_history", FIELD(history), 0},
+    {"user_email", FIELD(user_email), EMAIL_MAX},
+    {"user_role", FIELD(user_role), NAME_MAX_LEN},
+    {"conversation_id", FIELD(conversation_id), NAME_MAX_LEN},
+    {"token", FIELD(token), 0},
+    {"last_event_id", FIELD(last_event_id), NAME_MAX_LEN},
+    {"stream_id", FIELD(stream_id), NAME_MAX_LEN},
 };
 
 #define FIELDS (sizeof(fields) / sizeof(fields[0]))
 
 static void refuse(cs_result_t *result, const char *message)
 {
-    *result = (cs_result_t){ HTTP_BAD_REQUEST, "bad_request", message, 0, NULL };
+    *result = (cs_result_t){HTTP_BAD_REQUEST, "bad_request", message, 0, NULL};
 }
 
 static const field_t *find_field(const char *name)
@@ -139,9 +139,9 @@ static void check_history(struct json_object *history, cs_result_t *result)
     for (i = 0; i < json_object_array_length(history); i++) {
         struct json_object *turn = json_object_array_get_idx(history, i), *role = NULL, *content = NULL;
 
-        if (!json_object_is_type(turn, json_type_object) || !json_object_object_get_ex(turn, "role", &role) ||
-            !json_object_is_type(role, json_type_string) || !json_object_object_get_ex(turn, "content", &content) ||
-            !json_object_is_type(content, json_type_string)) {
+        if (!json_object_is_type(turn, json_type_object) || !json_object_object_get_ex(turn, "role", &role)
+            || !json_object_is_type(role, json_type_string) || !json_object_object_get_ex(turn, "content", &content)
+            || !json_object_is_type(content, json_type_string)) {
             refuse(result, "conversation_history holds something that is not {\"role\",\"content\"}.");
             return;
         }
@@ -154,8 +154,8 @@ static void check_history(struct json_object *history, cs_result_t *result)
 
 static const char *json_text(request_rec *r, struct json_object *object)
 {
-    return apr_pstrdup(r->pool, json_object_to_json_string_ext(object, JSON_C_TO_STRING_PLAIN |
-                                                                           JSON_C_TO_STRING_NOSLASHESCAPE));
+    return apr_pstrdup(r->pool,
+                       json_object_to_json_string_ext(object, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
 }
 
 static void take_json(request_rec *r, cs_params_t *params, const field_t *field, struct json_object *value,
@@ -167,7 +167,8 @@ static void take_json(request_rec *r, cs_params_t *params, const field_t *field,
     }
     else if (json_object_is_type(value, json_type_string) || json_object_is_type(value, json_type_int)) {
         const char *text = json_object_get_string(value);
-        size_t len = json_object_is_type(value, json_type_string) ? (size_t)json_object_get_string_len(value) : strlen(text);
+        size_t len =
+            json_object_is_type(value, json_type_string) ? (size_t)json_object_get_string_len(value) : strlen(text);
 
         take(params, field, apr_pstrmemdup(r->pool, text, len), len, result);
     }
@@ -228,13 +229,14 @@ static int is_type(const char *header, const char *type)
 {
     size_t len = strlen(type);
 
-    return header && !strncasecmp(header, type, len) && (!header[len] || header[len] == ';' || apr_isspace(header[len]));
+    return header && !strncasecmp(header, type, len)
+           && (!header[len] || header[len] == ';' || apr_isspace(header[len]));
 }
 
 void cs_params_read(request_rec *r, apr_int64_t max_message, cs_params_t *params, cs_result_t *result)
 {
     const char *type = apr_table_get(r->headers_in, "Content-Type");
-    cs_params_t from_body = { 0 };
+    cs_params_t from_body = {0};
     char *body = NULL;
     size_t len = 0;
 
@@ -249,8 +251,8 @@ void cs_params_read(request_rec *r, apr_int64_t max_message, cs_params_t *params
             read_pairs(r, body, &from_body, result);
         }
         else {
-            *result = (cs_result_t){ HTTP_UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type",
-                                     "The body must be application/json or application/x-www-form-urlencoded.", 0, NULL };
+            *result = (cs_result_t){HTTP_UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type",
+                                    "The body must be application/json or application/x-www-form-urlencoded.", 0, NULL};
         }
     }
     *params = from_body; /* the body wins over the query string */
@@ -273,8 +275,8 @@ static int is_blank(const char *text)
                 text += 2;
                 continue;
             }
-            if ((!strncmp(text, "\xE2\x80", 2) && (unsigned char)text[2] >= 0x80 && (unsigned char)text[2] <= 0x8B) ||
-                !strncmp(text, "\xE3\x80\x80", 3) || !strncmp(text, "\xEF\xBB\xBF", 3)) {
+            if ((!strncmp(text, "\xE2\x80", 2) && (unsigned char)text[2] >= 0x80 && (unsigned char)text[2] <= 0x8B)
+                || !strncmp(text, "\xE3\x80\x80", 3) || !strncmp(text, "\xEF\xBB\xBF", 3)) {
                 text += 3;
                 continue;
             }
@@ -291,6 +293,6 @@ void cs_params_check_message(const cs_params_t *params, apr_int64_t max_message,
         refuse(result, "The parameter message is missing or blank.");
     }
     else if (strlen(params->message) > (size_t)max_message) {
-        *result = (cs_result_t){ HTTP_REQUEST_ENTITY_TOO_LARGE, "too_large", "The message is too long.", 0, NULL };
+        *result = (cs_result_t){HTTP_REQUEST_ENTITY_TOO_LARGE, "too_large", "The message is too long.", 0, NULL};
     }
 }

@@ -13,7 +13,7 @@
 
 static int is_secret(apr_pool_t *pool, const char *name, size_t len)
 {
-    static const char *const secrets[] = { "token", "message", "query", "conversation_history" };
+    static const char *const secrets[] = {"token", "message", "query", "conversation_history"};
     char *plain = apr_pstrmemdup(pool, name, len);
     size_t i;
 
@@ -31,7 +31,9 @@ static const char *protocol_of(const char *text)
 {
     const char *end = text + strlen(text), *blank = strrchr(text, ' ');
 
-    return blank && !strncmp(blank, " HTTP/", 6) && strspn(blank + 6, "0123456789.") == (size_t)(end - blank - 6) ? blank : end;
+    return blank && !strncmp(blank, " HTTP/", 6) && strspn(blank + 6, "0123456789.") == (size_t)(end - blank - 6)
+               ? blank
+               : end;
 }
 
 /*

@@ -65,7 +65,7 @@ static void read_ending(const cs_log_ending_t *from, cs_ending_t *to)
 
 static cs_delivery_e answer_problem(cs_delivery_t *delivery, const cs_log_ending_t *ending)
 {
-    cs_result_t problem = { .status = ending->http_status ? ending->http_status : HTTP_BAD_GATEWAY };
+    cs_result_t problem = {.status = ending->http_status ? ending->http_status : HTTP_BAD_GATEWAY};
 
     problem.code = apr_pstrdup(delivery->r->pool, ending->code);
     problem.message = apr_pstrdup(delivery->r->pool, ending->message);
@@ -77,7 +77,7 @@ static cs_delivery_e answer_problem(cs_delivery_t *delivery, const cs_log_ending
 
 static cs_delivery_e answer_document(cs_delivery_t *delivery, const cs_log_ending_t *ending, cs_buf_t *out)
 {
-    static const cs_result_t too_large = { 502, "too_large", "The answer is larger than allowed.", 0, NULL };
+    static const cs_result_t too_large = {502, "too_large", "The answer is larger than allowed.", 0, NULL};
     cs_ending_t end;
 
     if (ending->code[0]) {
@@ -96,11 +96,15 @@ static cs_delivery_e answer_document(cs_delivery_t *delivery, const cs_log_endin
 
 static cs_delivery_e end_with(cs_delivery_t *delivery, const char *code, const char *message, cs_buf_t *out)
 {
-    cs_ending_t ending = { .error_code = code, .error_message = message, .retryable = 1, .prompt_tokens = -1,
-                           .completion_tokens = -1, .first_token_ms = -1 };
+    cs_ending_t ending = {.error_code = code,
+                          .error_message = message,
+                          .retryable = 1,
+                          .prompt_tokens = -1,
+                          .completion_tokens = -1,
+                          .first_token_ms = -1};
 
     if (delivery->document) {
-        cs_log_ending_t problem = { .http_status = HTTP_BAD_GATEWAY };
+        cs_log_ending_t problem = {.http_status = HTTP_BAD_GATEWAY};
 
         apr_cpystrn(problem.code, code, sizeof(problem.code));
         apr_cpystrn(problem.message, message, sizeof(problem.message));
@@ -138,8 +142,9 @@ static int must_commit(const cs_delivery_t *delivery, apr_time_t now)
 {
     cs_state_e state = (cs_state_e)delivery->cursor.state;
 
-    return delivery->format && (state == CS_STATE_ACTIVE || state == CS_STATE_COMPLETED || delivery->after_seq ||
-                                now - delivery->opened >= delivery->commit_after);
+    return delivery->format
+           && (state == CS_STATE_ACTIVE || state == CS_STATE_COMPLETED || delivery->after_seq
+               || now - delivery->opened >= delivery->commit_after);
 }
 
 /* ---- filling ----------------------------------------------------------------------------------------------------- */
@@ -215,8 +220,8 @@ cs_delivery_e cs_delivery_fill(cs_delivery_t *delivery, apr_time_t now, cs_buf_t
         result = read_log(delivery, out);
     }
     cs_log_read_end(&delivery->cursor);
-    if (!out->len && delivery->committed && result == CS_DELIVERY_WAIT && delivery->format &&
-        now - delivery->last_sent >= delivery->heartbeat) {
+    if (!out->len && delivery->committed && result == CS_DELIVERY_WAIT && delivery->format
+        && now - delivery->last_sent >= delivery->heartbeat) {
         delivery->format->heartbeat(out, apr_time_now());
     }
     if (out->len) {

@@ -25,9 +25,9 @@ typedef struct {
 } cs_delivery_t;
 
 typedef enum {
-    CS_DELIVERY_WAIT, /* nothing (more) now */
-    CS_DELIVERY_MORE, /* `out` is full enough: send it, then ask again */
-    CS_DELIVERY_DONE, /* what is in `out` is the last; or the response was sent whole already */
+    CS_DELIVERY_WAIT,    /* nothing (more) now */
+    CS_DELIVERY_MORE,    /* `out` is full enough: send it, then ask again */
+    CS_DELIVERY_DONE,    /* what is in `out` is the last; or the response was sent whole already */
     CS_DELIVERY_ANSWERED /* a whole response was passed on (problem, document); nothing in `out` */
 } cs_delivery_e;
 

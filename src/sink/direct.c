@@ -16,14 +16,18 @@
 
 #include "sink.h"
 
-static APR_OPTIONAL_FN_TYPE(ap_logio_add_bytes_out) *count_bytes_out;
+static APR_OPTIONAL_FN_TYPE(ap_logio_add_bytes_out) * count_bytes_out;
 
-void cs_direct_register(void) { count_bytes_out = APR_RETRIEVE_OPTIONAL_FN(ap_logio_add_bytes_out); }
+void cs_direct_register(void)
+{
+    count_bytes_out = APR_RETRIEVE_OPTIONAL_FN(ap_logio_add_bytes_out);
+}
 
 void cs_direct_look(cs_direct_t *direct, const request_rec *r)
 {
     /* Those that do nothing to an event any more, but count it. */
-    static const char *const passive[] = { "chatstream", "content_length", "http_outerror", "chunk", "reqtimeout", "core" };
+    static const char *const passive[] = {"chatstream", "content_length", "http_outerror",
+                                          "chunk",      "reqtimeout",     "core"};
     const ap_filter_t *f;
     int chunked = 0;
 
@@ -76,7 +80,7 @@ static struct iovec chunk_head(char room[24], size_t len)
         *--at = digits[len & 15];
         len >>= 4;
     } while (len);
-    return (struct iovec){ at, (size_t)(room + 24 - at) };
+    return (struct iovec){at, (size_t)(room + 24 - at)};
 }
 
 cs_direct_e cs_direct_send(cs_direct_t *direct, request_rec *r, apr_bucket_brigade *bb, cs_buf_t *out)
@@ -87,10 +91,10 @@ cs_direct_e cs_direct_send(cs_direct_t *direct, request_rec *r, apr_bucket_briga
     size_t total = out->len;
     ssize_t sent;
 
-    all[1] = (struct iovec){ out->data, out->len };
+    all[1] = (struct iovec){out->data, out->len};
     if (direct->chunked) {
         all[0] = chunk_head(room, out->len);
-        all[2] = (struct iovec){ (char *)"\r\n", 2 };
+        all[2] = (struct iovec){(char *)"\r\n", 2};
         total += all[0].iov_len + 2;
     }
     do {

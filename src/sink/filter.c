@@ -24,8 +24,14 @@ static apr_status_t mark_read(apr_bucket *bucket, const char **str, apr_size_t *
 }
 
 static const apr_bucket_type_t mark_type = {
-    "CHATSTREAM", 5,         APR_BUCKET_METADATA,      apr_bucket_destroy_noop,
-    mark_read,    apr_bucket_setaside_noop, apr_bucket_split_notimpl, apr_bucket_simple_copy,
+    "CHATSTREAM",
+    5,
+    APR_BUCKET_METADATA,
+    apr_bucket_destroy_noop,
+    mark_read,
+    apr_bucket_setaside_noop,
+    apr_bucket_split_notimpl,
+    apr_bucket_simple_copy,
 };
 
 static apr_bucket *mark_create(apr_bucket_alloc_t *list)
@@ -70,10 +76,11 @@ void cs_filter_add(request_rec *r, const cs_push_e *push)
 int cs_filter_chain_is_plain(const request_rec *r)
 {
     /* Compressors are here because they step aside for no-gzip and no-brotli. */
-    static const char *const plain[] = { "chatstream",   "content_length", "http_header",       "http_outerror",
-                                         "chunk",        "byterange",      "old_write",         "core",
-                                         "deflate",      "brotli_compress", "fixup_headers_out", "fixup_headers_err",
-                                         "mod_expires",  "reqtimeout",     "ssl/tls filter",    "ssl/tls coalescing filter" };
+    static const char *const plain[] = {
+        "chatstream",  "content_length",  "http_header",       "http_outerror",
+        "chunk",       "byterange",       "old_write",         "core",
+        "deflate",     "brotli_compress", "fixup_headers_out", "fixup_headers_err",
+        "mod_expires", "reqtimeout",      "ssl/tls filter",    "ssl/tls coalescing filter"};
     const ap_filter_t *f;
 
     for (f = r->output_filters; f; f = f->next) {

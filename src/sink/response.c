@@ -56,9 +56,9 @@ static const char *json_string(apr_pool_t *pool, const char *text)
 
 int cs_response_problem(request_rec *r, const cs_result_t *problem)
 {
-    char *body = apr_psprintf(r->pool, "{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":%d,\"detail\":%s,\"code\":\"%s\"}\n",
-                              title_of(problem->status), problem->status, json_string(r->pool, problem->message),
-                              problem->code);
+    char *body = apr_psprintf(
+        r->pool, "{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":%d,\"detail\":%s,\"code\":\"%s\"}\n",
+        title_of(problem->status), problem->status, json_string(r->pool, problem->message), problem->code);
 
     if (problem->status == AP_FILTER_ERROR) {
         return AP_FILTER_ERROR; /* an input filter has answered already */

@@ -10,17 +10,35 @@ static struct {
     _Atomic unsigned readers;
 } self;
 
-cs_log_t *cs_sink_log(void) { return self.log; }
+cs_log_t *cs_sink_log(void)
+{
+    return self.log;
+}
 
-cs_log_hub_t *cs_sink_hub(void) { return self.hub; }
+cs_log_hub_t *cs_sink_hub(void)
+{
+    return self.hub;
+}
 
-cs_loop_t *cs_sink_loop(void) { return self.loop; }
+cs_loop_t *cs_sink_loop(void)
+{
+    return self.loop;
+}
 
-void cs_sink_counted(int by) { atomic_fetch_add(&self.readers, (unsigned)by); }
+void cs_sink_counted(int by)
+{
+    atomic_fetch_add(&self.readers, (unsigned)by);
+}
 
-unsigned cs_sink_count(void) { return atomic_load(&self.readers); }
+unsigned cs_sink_count(void)
+{
+    return atomic_load(&self.readers);
+}
 
-void cs_sink_close_all(void) { cs_suspended_close_all(); }
+void cs_sink_close_all(void)
+{
+    cs_suspended_close_all();
+}
 
 void cs_sink_register_hooks(void)
 {

@@ -8,7 +8,7 @@
 /* How the output filter makes events leave. */
 typedef enum {
     CS_PUSH_FLUSH, /* a FLUSH bucket: blocks until the client has taken it; request threads only */
-    CS_PUSH_MARK   /* a metadata bucket of our own, which filters pass on at once; the loop then sends without blocking */
+    CS_PUSH_MARK /* a metadata bucket of our own, which filters pass on at once; the loop then sends without blocking */
 } cs_push_e;
 
 /* filter.c */

@@ -33,11 +33,11 @@ APLOG_USE_MODULE(chatstream);
 
 extern module AP_MODULE_DECLARE_DATA chatstream_module;
 
-#define SETTLE apr_time_from_msec(50)
-#define LINGER apr_time_from_sec(2)
+#define SETTLE      apr_time_from_msec(50)
+#define LINGER      apr_time_from_sec(2)
 #define FIRST_BYTES 4096
-#define PATIENCE apr_time_from_msec(20)
-#define SLICE 32768 /* with more than FlushMaxThreshold (64 KiB) in hand httpd's last filter waits for the client */
+#define PATIENCE    apr_time_from_msec(20)
+#define SLICE       32768 /* with more than FlushMaxThreshold (64 KiB) in hand httpd's last filter waits for the client */
 
 typedef enum { STREAMING, FLUSHING, LINGERING, GONE } phase_e;
 
@@ -60,7 +60,7 @@ typedef struct suspended_t {
     apr_time_t stall;       /* how long it may refuse once the stream has ended */
     int holds_cursor;
     cs_push_e push;
-    int fresh;  /* nothing was sent on this connection yet */
+    int fresh;   /* nothing was sent on this connection yet */
     int clogged; /* data_in_output_filters, as of the last time we looked: changes only by what we do */
     cs_direct_t direct;
     void (*ready)(void *baton); /* still to be called; NULL: was */
@@ -68,11 +68,14 @@ typedef struct suspended_t {
     cs_waiter_t *waiter; /* of the patient phase; NULL: there was none */
 } suspended_t;
 
-static suspended_t *all; /* loop: */
-static cs_buf_t outgoing = { .max = SIZE_MAX / 2 }; /* loop: what is being sent; its memory is used again and again */
-static _Atomic int patient; /* request threads that wait for an answer's end */
+static suspended_t *all;                          /* loop: */
+static cs_buf_t outgoing = {.max = SIZE_MAX / 2}; /* loop: what is being sent; its memory is used again and again */
+static _Atomic int patient;                       /* request threads that wait for an answer's end */
 
-static apr_time_t now(void) { return cs_loop_now(cs_sink_loop()); }
+static apr_time_t now(void)
+{
+    return cs_loop_now(cs_sink_loop());
+}
 
 /* ---- leaving ----------------------------------------------------------------------------------------------------- */
 
@@ -220,7 +223,8 @@ static int send_events(suspended_t *sink)
     sink->push = sink->fresh && outgoing.len < FIRST_BYTES ? CS_PUSH_FLUSH : CS_PUSH_MARK;
     sink->fresh = 0;
     cs_filter_send(sink->r, sink->bb, &outgoing);
-    sink->push = CS_PUSH_MARK; /* for good: a FLUSH of anything later may block, and with it every stream of this child */
+    sink->push =
+        CS_PUSH_MARK; /* for good: a FLUSH of anything later may block, and with it every stream of this child */
     if (!send_pending(sink)) {
         return 0;
     }
@@ -343,8 +347,8 @@ static void socket_ready(void *baton, uint32_t events)
 static void timer_fired(void *baton)
 {
     suspended_t *sink = baton;
-    int ended = sink->phase == FLUSHING || cs_state_is_end(cs_log_slot_state(sink->delivery.cursor.log,
-                                                                             sink->delivery.cursor.slot));
+    int ended = sink->phase == FLUSHING
+                || cs_state_is_end(cs_log_slot_state(sink->delivery.cursor.log, sink->delivery.cursor.slot));
 
     if (!sink->clogged) {
         pump(sink);
@@ -412,15 +416,18 @@ static void suspend_connection(conn_rec *c, request_rec *r)
     }
 }
 
-void cs_suspended_register(void) { ap_hook_suspend_connection(suspend_connection, NULL, NULL, APR_HOOK_MIDDLE); }
+void cs_suspended_register(void)
+{
+    ap_hook_suspend_connection(suspend_connection, NULL, NULL, APR_HOOK_MIDDLE);
+}
 
 int cs_suspended_possible(const request_rec *r)
 {
     const conn_rec *c = r->connection;
     int async = 0;
 
-    return ap_mpm_query(AP_MPMQ_IS_ASYNC, &async) == APR_SUCCESS && async && c->cs && !c->master &&
-           !r->main && !r->prev && cs_filter_chain_is_plain(r);
+    return ap_mpm_query(AP_MPMQ_IS_ASYNC, &async) == APR_SUCCESS && async && c->cs && !c->master && !r->main && !r->prev
+           && cs_filter_chain_is_plain(r);
 }
 
 /* ---- patience ---------------------------------------------------------------------------------------------------- */
@@ -452,8 +459,8 @@ static int wait_for_the_end(suspended_t *sink)
     cs_waiter_begin(sink->waiter, CS_WAITER_BEFORE_THE_STREAM);
     sink->ready(sink->baton);
     sink->ready = NULL;
-    while (!(ended = cs_state_is_end(cs_log_slot_state(cursor->log, cursor->slot))) && !cs_log_has_events(cursor) &&
-           cs_clock_mono() < until) {
+    while (!(ended = cs_state_is_end(cs_log_slot_state(cursor->log, cursor->slot))) && !cs_log_has_events(cursor)
+           && cs_clock_mono() < until) {
         cs_waiter_wait(sink->waiter, until);
     }
     atomic_fetch_sub(&patient, 1);

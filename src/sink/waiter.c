@@ -24,9 +24,10 @@ enum {
 struct cs_waiter_t {
     cs_task_t begin, end; /* two: a short answer is over before the loop has taken the first out of its inbox */
     _Atomic uint32_t word;
-    int is_first;           /* the stream starts after the watch stands: nothing can have changed before */
-    cs_log_watch_t watch;   /* loop: */
-    cs_fd_watch_t fd_watch; /* loop: on a dup of the client's socket, which the MPM may close before the loop hears of it */
+    int is_first;         /* the stream starts after the watch stands: nothing can have changed before */
+    cs_log_watch_t watch; /* loop: */
+    cs_fd_watch_t
+        fd_watch; /* loop: on a dup of the client's socket, which the MPM may close before the loop hears of it */
     void (*close)(void *baton);
     void *baton;
 };
@@ -154,14 +155,16 @@ void cs_waiter_end(cs_waiter_t *waiter, void (*close_owner)(void *), void *baton
 
 int cs_waiter_wait(cs_waiter_t *waiter, apr_time_t until)
 {
-    struct timespec when = { (time_t)apr_time_sec(until), (long)apr_time_usec(until) * 1000 };
+    struct timespec when = {(time_t)apr_time_sec(until), (long)apr_time_usec(until) * 1000};
     uint32_t word = atomic_load(&waiter->word);
     int timed_out = 0;
 
     while (!(word & SIGNALLED) && !timed_out) {
         if ((word & WAITING) || atomic_compare_exchange_weak(&waiter->word, &word, word | WAITING)) {
             timed_out = syscall(SYS_futex, &waiter->word, FUTEX_WAIT_BITSET_PRIVATE, word | WAITING, &when, NULL,
-                                FUTEX_BITSET_MATCH_ANY) < 0 && errno == ETIMEDOUT;
+                                FUTEX_BITSET_MATCH_ANY)
+                            < 0
+                        && errno == ETIMEDOUT;
             word = atomic_load(&waiter->word);
         }
     }

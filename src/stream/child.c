@@ -23,19 +23,40 @@ static struct {
     _Atomic int running; /* streams this child owns, from their creation on */
 } self;
 
-int cs_stream_is_running(void) { return self.thread && !atomic_load(&self.stopping); }
+int cs_stream_is_running(void)
+{
+    return self.thread && !atomic_load(&self.stopping);
+}
 
-cs_log_t *cs_stream_log(void) { return self.log; }
+cs_log_t *cs_stream_log(void)
+{
+    return self.log;
+}
 
-uint32_t cs_stream_child(void) { return self.child; }
+uint32_t cs_stream_child(void)
+{
+    return self.child;
+}
 
-cs_loop_t *cs_stream_loop(void) { return self.loop; }
+cs_loop_t *cs_stream_loop(void)
+{
+    return self.loop;
+}
 
-cs_log_hub_t *cs_stream_hub(void) { return self.hub; }
+cs_log_hub_t *cs_stream_hub(void)
+{
+    return self.hub;
+}
 
-cs_engine_t *cs_stream_engine(void) { return self.engine; }
+cs_engine_t *cs_stream_engine(void)
+{
+    return self.engine;
+}
 
-void cs_stream_count(int by) { atomic_fetch_add(&self.running, by); }
+void cs_stream_count(int by)
+{
+    atomic_fetch_add(&self.running, by);
+}
 
 static void wake(void *baton)
 {
@@ -65,7 +86,7 @@ static void *APR_THREAD_FUNC loop_thread(apr_thread_t *thread, void *baton)
 
 apr_status_t cs_stream_child_start(apr_pool_t *pchild, server_rec *server, cs_log_t *log)
 {
-    cs_loop_wake_t waker = { -1, wake, drained, after, NULL };
+    cs_loop_wake_t waker = {-1, wake, drained, after, NULL};
     apr_status_t rv;
 
     self.log = log;
@@ -75,9 +96,9 @@ apr_status_t cs_stream_child_start(apr_pool_t *pchild, server_rec *server, cs_lo
         return rv;
     }
     waker.fd = cs_log_child_eventfd(log, self.child);
-    if ((rv = cs_log_hub_create(&self.hub, log, self.child)) || (rv = cs_loop_create(&self.loop, &waker)) ||
-        (rv = cs_engine_create(&self.engine, self.loop)) ||
-        (rv = apr_thread_create(&self.thread, NULL, loop_thread, NULL, pchild))) {
+    if ((rv = cs_log_hub_create(&self.hub, log, self.child)) || (rv = cs_loop_create(&self.loop, &waker))
+        || (rv = cs_engine_create(&self.engine, self.loop))
+        || (rv = apr_thread_create(&self.thread, NULL, loop_thread, NULL, pchild))) {
         ap_log_error(APLOG_MARK, APLOG_CRIT, rv, server, "chatstream: cannot start the loop thread");
         cs_log_child_detach(log, self.child);
     }

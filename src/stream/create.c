@@ -4,14 +4,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-
 #define BODY_MAX (32u * 1024 * 1024)
 
 /* The request is gone long before a detached stream is: one block of memory holds all of the question. */
 static int copy_question(cs_stream_t *stream, const cs_question_t *from, const char *traceparent)
 {
-    const char *const in[] = { from->message,         from->history, from->user, from->user_email, from->user_role,
-                               from->conversation_id, from->model,   traceparent };
+    const char *const in[] = {from->message,   from->history,         from->user,  from->user_email,
+                              from->user_role, from->conversation_id, from->model, traceparent};
     const char *out[sizeof(in) / sizeof(in[0])];
     size_t i, size = 0;
     char *at;
@@ -32,7 +31,7 @@ static int copy_question(cs_stream_t *stream, const cs_question_t *from, const c
             at += len;
         }
     }
-    stream->question = (cs_question_t){ out[0], out[1], out[2], out[3], out[4], out[5], out[6] };
+    stream->question = (cs_question_t){out[0], out[1], out[2], out[3], out[4], out[5], out[6]};
     stream->traceparent = (char *)out[7];
     return 1;
 }
@@ -58,7 +57,7 @@ void cs_stream_free(cs_stream_t *stream)
 
 static void forget_slot(uint32_t slot)
 {
-    cs_log_ending_t ending = { .state = CS_STATE_ERROR, .http_status = 503, .code = "unavailable" };
+    cs_log_ending_t ending = {.state = CS_STATE_ERROR, .http_status = 503, .code = "unavailable"};
 
     cs_log_end(cs_stream_log(), slot, &ending, CS_LOG_FORGET);
 }
@@ -81,7 +80,8 @@ cs_stream_t *cs_stream_req_create(uint32_t slot, const cs_dir_config_t *conf, se
     stream->created = cs_clock_mono();
     cs_log_slot_info(cs_stream_log(), slot, &id, &stream->created_at, &format);
     cs_uuid_format(stream->id, &id);
-    stream->conf.format = cs_format_by_index(format); /* chatstream-complete gathers tokens, whatever its location streams */
+    stream->conf.format =
+        cs_format_by_index(format); /* chatstream-complete gathers tokens, whatever its location streams */
     if (!copy_question(stream, question, traceparent) || cs_stream_build_body(stream)) {
         forget_slot(slot);
         cs_stream_free(stream);

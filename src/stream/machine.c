@@ -68,7 +68,8 @@ static void end_stream(cs_stream_t *stream, cs_state_e state, const cs_result_t 
 
     fill_ending(stream, state, failure, retryable, &ending);
     if (failure && failure->log) {
-        ap_log_error(APLOG_MARK, state == CS_STATE_CANCELLED || state == CS_STATE_DISCONNECTED ? APLOG_INFO : APLOG_WARNING, 0,
+        ap_log_error(APLOG_MARK,
+                     state == CS_STATE_CANCELLED || state == CS_STATE_DISCONNECTED ? APLOG_INFO : APLOG_WARNING, 0,
                      stream->server, "chatstream: stream %s ended as %s (%s): upstream %s: %s", stream->id,
                      cs_state_name(state), failure->code, upstream_of(stream)->name, failure->log);
     }
@@ -96,14 +97,17 @@ static void end_stream(cs_stream_t *stream, cs_state_e state, const cs_result_t 
 
 static void end_upstream_error(cs_stream_t *stream, const char *message, const char *log)
 {
-    cs_result_t failure = { 502, "upstream_error", message, 0, log };
+    cs_result_t failure = {502, "upstream_error", message, 0, log};
 
     end_stream(stream, CS_STATE_ERROR, &failure, 1);
 }
 
 /* ---- clocks ------------------------------------------------------------------------------------------------------ */
 
-static apr_time_t earlier(apr_time_t a, apr_time_t b) { return b < a ? b : a; }
+static apr_time_t earlier(apr_time_t a, apr_time_t b)
+{
+    return b < a ? b : a;
+}
 
 static apr_time_t next_deadline(const cs_stream_t *stream)
 {
@@ -149,15 +153,15 @@ static void give_room(cs_stream_t *stream)
 
 static void clock_struck(void *baton)
 {
-    static const cs_result_t total = { 504, "timeout", "The answer took longer than allowed.", 0, "total time is over" };
-    static const cs_result_t headers = { 504, "upstream_timeout", "The upstream did not answer in time.", 0,
-                                         "no response headers in time" };
-    static const cs_result_t first = { 504, "upstream_timeout", "The upstream did not begin its answer in time.", 0,
-                                       "no first token in time" };
-    static const cs_result_t idle = { 504, "upstream_timeout", "The upstream fell silent.", 0,
-                                      "no further token in time" };
-    static const cs_result_t left = { 503, "cancelled", "The client left and did not come back in time.", 0,
-                                      "every reader left" };
+    static const cs_result_t total = {504, "timeout", "The answer took longer than allowed.", 0, "total time is over"};
+    static const cs_result_t headers = {504, "upstream_timeout", "The upstream did not answer in time.", 0,
+                                        "no response headers in time"};
+    static const cs_result_t first = {504, "upstream_timeout", "The upstream did not begin its answer in time.", 0,
+                                      "no first token in time"};
+    static const cs_result_t idle = {504, "upstream_timeout", "The upstream fell silent.", 0,
+                                     "no further token in time"};
+    static const cs_result_t left = {503, "cancelled", "The client left and did not come back in time.", 0,
+                                     "every reader left"};
     cs_stream_t *stream = baton;
     const cs_dir_config_t *conf = &stream->conf;
     apr_time_t now = cs_loop_now(cs_stream_loop());
@@ -174,8 +178,8 @@ static void clock_struck(void *baton)
     else if (!stream->headers_at && now >= stream->attempt_at + conf->timeout_headers) {
         end_stream(stream, CS_STATE_ERROR, &headers, 1);
     }
-    else if (stream->headers_at && !stream->paused && !stream->first_at &&
-             now >= stream->headers_at + conf->timeout_first_token) {
+    else if (stream->headers_at && !stream->paused && !stream->first_at
+             && now >= stream->headers_at + conf->timeout_first_token) {
         end_stream(stream, CS_STATE_ERROR, &first, 1);
     }
     else if (stream->first_at && !stream->paused && now >= stream->last_at + conf->timeout_idle) {
@@ -199,12 +203,15 @@ static cs_flow_e stop_because(cs_stream_t *stream, const cs_result_t *why, int r
 }
 
 /* Nothing was generated, so asking again or elsewhere cannot charge twice. */
-static int is_busy(int status) { return status == 429 || status == 503; }
+static int is_busy(int status)
+{
+    return status == 429 || status == 503;
+}
 
 static cs_flow_e on_headers(void *baton, int status, int retry_after)
 {
     cs_stream_t *stream = baton;
-    cs_result_t failure = { 502, "upstream_error", "The upstream refused the request.", 0, stream->refusal };
+    cs_result_t failure = {502, "upstream_error", "The upstream refused the request.", 0, stream->refusal};
 
     if (status >= 200 && status < 300) {
         stream->headers_at = cs_loop_now(cs_stream_loop());
@@ -229,8 +236,8 @@ static cs_flow_e on_headers(void *baton, int status, int retry_after)
 
 static apr_status_t on_event(void *baton, const cs_event_t *event)
 {
-    static const cs_result_t full = { 503, "unavailable", "The server is out of room for this answer.", 0,
-                                      "the arena is full" };
+    static const cs_result_t full = {503, "unavailable", "The server is out of room for this answer.", 0,
+                                     "the arena is full"};
     cs_stream_t *stream = baton;
     apr_status_t rv = cs_log_append(cs_stream_log(), stream->slot, event);
 
@@ -262,10 +269,10 @@ static void publish(cs_stream_t *stream)
 /* Notes why a feed, or the decoder's look at the end (`why`), says that this is no answer. 0: it is. */
 static int decoding_failed(cs_stream_t *stream, apr_status_t rv, const char *why)
 {
-    static const cs_result_t too_large = { 502, "too_large", "The upstream's answer is larger than allowed.", 0,
-                                           "an event or the answer is larger than allowed" };
+    static const cs_result_t too_large = {502, "too_large", "The upstream's answer is larger than allowed.", 0,
+                                          "an event or the answer is larger than allowed"};
     const cs_outcome_t *outcome = cs_decoder_outcome(stream->decoder);
-    cs_result_t failure = { 502, "upstream_error", "The upstream reported an error.", 0, outcome->failure };
+    cs_result_t failure = {502, "upstream_error", "The upstream reported an error.", 0, outcome->failure};
 
     if (stream->failure.status) { /* on_event noted it */
         return 1;
@@ -312,8 +319,9 @@ static int may_try_next(const cs_stream_t *stream)
 
 static void try_next(cs_stream_t *stream, const char *reason)
 {
-    ap_log_error(APLOG_MARK, APLOG_WARNING, 0, stream->server, "chatstream: stream %s: upstream %s: %s; trying the next one",
-                 stream->id, upstream_of(stream)->name, reason);
+    ap_log_error(APLOG_MARK, APLOG_WARNING, 0, stream->server,
+                 "chatstream: stream %s: upstream %s: %s; trying the next one", stream->id, upstream_of(stream)->name,
+                 reason);
     memset(&stream->failure, 0, sizeof(stream->failure));
     stream->refused_with = 0;
     stream->attempt++;
@@ -322,14 +330,15 @@ static void try_next(cs_stream_t *stream, const char *reason)
 
 static void transfer_failed(cs_stream_t *stream, cs_transfer_end_e end, const char *reason)
 {
-    cs_result_t failure = { 502, "upstream_error", "The upstream could not be reached.", 0, reason };
+    cs_result_t failure = {502, "upstream_error", "The upstream could not be reached.", 0, reason};
 
     if (end == CS_TRANSFER_CONNECT_TIMEOUT) {
         failure.status = 504;
         failure.code = "upstream_timeout";
     }
     else if (end == CS_TRANSFER_CUT) {
-        failure.message = stream->headers_at ? "The upstream's answer was cut off." : "The upstream closed the connection.";
+        failure.message =
+            stream->headers_at ? "The upstream's answer was cut off." : "The upstream closed the connection.";
     }
     else if (end == CS_TRANSFER_GARBAGE) {
         failure.message = "The upstream did not speak HTTP.";
@@ -376,19 +385,19 @@ static void on_done(void *baton, cs_transfer_end_e end, const char *reason)
 
 static apr_status_t make_decoder(cs_stream_t *stream)
 {
-    static const cs_decoder_events_t events = { on_event };
-    cs_decoder_limits_t limits = { (size_t)stream->conf.max_event, (size_t)stream->conf.max_answer };
+    static const cs_decoder_events_t events = {on_event};
+    cs_decoder_limits_t limits = {(size_t)stream->conf.max_event, (size_t)stream->conf.max_answer};
 
     cs_decoder_destroy(stream->decoder);
     stream->decoder = NULL;
-    return cs_decoder_create(&stream->decoder, upstream_of(stream)->dialect, stream->conf.format->mode, &limits, &events,
-                             stream);
+    return cs_decoder_create(&stream->decoder, upstream_of(stream)->dialect, stream->conf.format->mode, &limits,
+                             &events, stream);
 }
 
 static void attempt(cs_stream_t *stream)
 {
-    static const cs_transfer_events_t events = { on_headers, on_data, on_done };
-    cs_transfer_request_t request = { .stream_id = stream->id, .traceparent = stream->traceparent };
+    static const cs_transfer_events_t events = {on_headers, on_data, on_done};
+    cs_transfer_request_t request = {.stream_id = stream->id, .traceparent = stream->traceparent};
 
     stream->attempt_at = cs_loop_now(cs_stream_loop());
     if (stream->attempt && cs_stream_build_body(stream)) {
@@ -411,7 +420,7 @@ static void attempt(cs_stream_t *stream)
 /* Somebody came, left, cancelled, or made room. */
 static void slot_changed(void *baton)
 {
-    static const cs_result_t cancelled = { 0, "cancelled", "The stream was cancelled.", 0, "cancelled on request" };
+    static const cs_result_t cancelled = {0, "cancelled", "The stream was cancelled.", 0, "cancelled on request"};
     cs_stream_t *stream = baton;
 
     if (cs_log_is_cancelled(cs_stream_log(), stream->slot)) {
@@ -452,7 +461,7 @@ void cs_stream_loop_run(void *baton)
 
 void cs_stream_loop_end_all(void)
 {
-    static const cs_result_t failure = { 503, "shutting_down", "The server is shutting down.", 1, NULL };
+    static const cs_result_t failure = {503, "shutting_down", "The server is shutting down.", 1, NULL};
 
     while (all) {
         end_stream(all, CS_STATE_ERROR, &failure, 1);

@@ -15,7 +15,7 @@ struct cs_stream_t {
     char *strings;
     char *traceparent;
     char id[CS_UUID_LEN + 1];
-    apr_time_t created; /* mono */
+    apr_time_t created;    /* mono */
     apr_time_t created_at; /* wall */
     /* loop: */
     cs_stream_t *next, **prev;
@@ -26,10 +26,10 @@ struct cs_stream_t {
     cs_transfer_t *transfer;
     cs_decoder_t *decoder;
     apr_time_t attempt_at, headers_at, first_at, last_at; /* mono; 0: not yet */
-    apr_time_t left_at; /* since when nobody reads; 0: somebody does */
+    apr_time_t left_at;                                   /* since when nobody reads; 0: somebody does */
     uint64_t tokens;
     int paused;
-    int appended; /* something new in this read */
+    int appended;        /* something new in this read */
     cs_result_t failure; /* why the transfer was stopped */
     int failure_retryable;
     int refused_with; /* a status that is not 2xx */

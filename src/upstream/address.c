@@ -59,8 +59,8 @@ const char *cs_upstream_parse(apr_pool_t *pool, const char *text, cs_upstream_t 
     if (!url) {
         return "out of memory";
     }
-    if (curl_url_set(url, CURLUPART_URL, text, 0) != CURLUE_OK || !(scheme = part(pool, url, CURLUPART_SCHEME, 0)) ||
-        (strcmp(scheme, "http") && strcmp(scheme, "https")) || !(host = part(pool, url, CURLUPART_HOST, 0))) {
+    if (curl_url_set(url, CURLUPART_URL, text, 0) != CURLUE_OK || !(scheme = part(pool, url, CURLUPART_SCHEME, 0))
+        || (strcmp(scheme, "http") && strcmp(scheme, "https")) || !(host = part(pool, url, CURLUPART_HOST, 0))) {
         error = "not a URL of the form http://host[:port]/path or https://host[:port]/path";
     }
     else {

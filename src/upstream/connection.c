@@ -9,8 +9,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define IDLE_MAX 512 /* of an upstream */
-#define IDLE_TIME apr_time_from_sec(60)
+#define IDLE_MAX    512 /* of an upstream */
+#define IDLE_TIME   apr_time_from_sec(60)
 #define HANDLES_MAX 32 /* of an upstream, that wait for the next connection */
 
 #define IDLE_EVENTS (EPOLLIN | EPOLLRDHUP)
@@ -228,7 +228,8 @@ void cs_connection_watch(cs_connection_t *conn, uint32_t events)
     }
     else if (conn->watched ? cs_loop_rewatch_fd(loop, &conn->watch, events)
                            : cs_loop_watch_fd(loop, &conn->watch, events)) {
-        shutdown(conn->watch.fd, SHUT_RDWR); /* the kernel is out of memory: the transfer is told rather than left hanging */
+        shutdown(conn->watch.fd,
+                 SHUT_RDWR); /* the kernel is out of memory: the transfer is told rather than left hanging */
         cs_connection_again(conn);
         return;
     }
@@ -288,11 +289,20 @@ cs_connection_t *cs_connection_take(cs_engine_t *engine, const cs_upstream_t *up
     return conn;
 }
 
-int cs_connection_is_open(const cs_connection_t *conn) { return conn->watch.fd >= 0; }
+int cs_connection_is_open(const cs_connection_t *conn)
+{
+    return conn->watch.fd >= 0;
+}
 
-int cs_connection_is_reused(const cs_connection_t *conn) { return conn->is_reused; }
+int cs_connection_is_reused(const cs_connection_t *conn)
+{
+    return conn->is_reused;
+}
 
-int cs_connection_hides_bytes(const cs_connection_t *conn) { return conn->is_tls; }
+int cs_connection_hides_bytes(const cs_connection_t *conn)
+{
+    return conn->is_tls;
+}
 
 void cs_connection_close(cs_connection_t *conn)
 {
@@ -396,7 +406,7 @@ static cs_io_e send_tls(cs_connection_t *conn, const struct iovec *bytes, int co
 
 cs_io_e cs_connection_send(cs_connection_t *conn, const struct iovec *bytes, int count, size_t *len)
 {
-    struct msghdr message = { .msg_iov = (struct iovec *)bytes, .msg_iovlen = (size_t)count };
+    struct msghdr message = {.msg_iov = (struct iovec *)bytes, .msg_iovlen = (size_t)count};
     ssize_t sent;
 
     *len = 0;

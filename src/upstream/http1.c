@@ -5,9 +5,20 @@
 #include <strings.h>
 
 #define CHUNK_LINE_MAX 4096 /* size and extensions */
-#define SPAN_MAX 8192       /* of the body in one call: whoever takes it looks for room before each */
+#define SPAN_MAX       8192 /* of the body in one call: whoever takes it looks for room before each */
 
-enum { STATUS_LINE, HEADER_LINE, BODY, CHUNK_SIZE, CHUNK_EXTENSION, CHUNK_SIZE_LF, CHUNK_END, CHUNK_END_LF, TRAILER, DONE };
+enum {
+    STATUS_LINE,
+    HEADER_LINE,
+    BODY,
+    CHUNK_SIZE,
+    CHUNK_EXTENSION,
+    CHUNK_SIZE_LF,
+    CHUNK_END,
+    CHUNK_END_LF,
+    TRAILER,
+    DONE
+};
 
 enum { HEADER_NONE, HEADER_ANY, HEADER_THAT_MATTERS };
 
@@ -38,7 +49,10 @@ void cs_http1_init(cs_http1_t *http, const cs_http1_events_t *events, void *bato
     begin_head(http);
 }
 
-void cs_http1_release(cs_http1_t *http) { cs_buf_free(&http->line); }
+void cs_http1_release(cs_http1_t *http)
+{
+    cs_buf_free(&http->line);
+}
 
 /* ---- header fields ----------------------------------------------------------------------------------------------- */
 
@@ -197,8 +211,8 @@ static cs_http1_e take_status(cs_http1_t *http, const char *line, size_t len)
 {
     int i;
 
-    if (len < 12 || memcmp(line, "HTTP/1.", 7) || line[7] < '0' || line[7] > '9' || line[8] != ' ' ||
-        (len > 12 && line[12] != ' ')) {
+    if (len < 12 || memcmp(line, "HTTP/1.", 7) || line[7] < '0' || line[7] > '9' || line[8] != ' '
+        || (len > 12 && line[12] != ' ')) {
         return garbage(http, "its status line is not HTTP/1");
     }
     http->minor = (unsigned char)(line[7] - '0');

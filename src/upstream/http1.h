@@ -40,9 +40,9 @@ typedef struct {
     /* private */
     const cs_http1_events_t *events;
     void *baton;
-    cs_buf_t line;      /* the beginning of a line whose end has not come */
+    cs_buf_t line; /* the beginning of a line whose end has not come */
     size_t head_len;
-    uint64_t left;      /* of the body, or of the chunk */
+    uint64_t left; /* of the body, or of the chunk */
     uint64_t length;
     unsigned chunk_line; /* bytes of the chunk's size line */
     unsigned char state;

@@ -66,7 +66,10 @@ void cs_loop_destroy(cs_loop_t *loop)
     }
 }
 
-apr_time_t cs_loop_now(const cs_loop_t *loop) { return loop->now; }
+apr_time_t cs_loop_now(const cs_loop_t *loop)
+{
+    return loop->now;
+}
 
 /* ---- inbox ------------------------------------------------------------------------------------------------------- */
 
@@ -112,7 +115,7 @@ static void run_tasks(cs_loop_t *loop)
 
 static apr_status_t control(cs_loop_t *loop, int op, cs_fd_watch_t *watch, uint32_t events)
 {
-    struct epoll_event event = { .events = events, .data.ptr = watch };
+    struct epoll_event event = {.events = events, .data.ptr = watch};
 
     return epoll_ctl(loop->epoll, op, watch->fd, &event) ? errno : APR_SUCCESS;
 }
@@ -154,7 +157,10 @@ void cs_loop_timer_set(cs_loop_t *loop, cs_timer_t *timer, apr_time_t when)
     cs_timer_heap_set(&loop->timers, timer, when);
 }
 
-void cs_loop_timer_clear(cs_loop_t *loop, cs_timer_t *timer) { cs_timer_heap_clear(&loop->timers, timer); }
+void cs_loop_timer_clear(cs_loop_t *loop, cs_timer_t *timer)
+{
+    cs_timer_heap_clear(&loop->timers, timer);
+}
 
 static void run_timers(cs_loop_t *loop)
 {

@@ -3,7 +3,10 @@
 
 #include "loop.h"
 
-void cs_timer_heap_free(cs_timer_heap_t *timers) { free(timers->heap); }
+void cs_timer_heap_free(cs_timer_heap_t *timers)
+{
+    free(timers->heap);
+}
 
 static void place(cs_timer_heap_t *timers, cs_timer_t *timer, uint32_t at)
 {
@@ -90,7 +93,10 @@ void cs_timer_heap_clear(cs_timer_heap_t *timers, cs_timer_t *timer)
     }
 }
 
-apr_time_t cs_timer_heap_first(const cs_timer_heap_t *timers) { return timers->count ? timers->heap[0]->when : -1; }
+apr_time_t cs_timer_heap_first(const cs_timer_heap_t *timers)
+{
+    return timers->count ? timers->heap[0]->when : -1;
+}
 
 cs_timer_t *cs_timer_heap_due(cs_timer_heap_t *timers, apr_time_t now)
 {

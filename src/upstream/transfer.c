@@ -16,12 +16,12 @@
 #include "head.h"
 #include "http1.h"
 
-#define HEAD_MAX (1024 * 1024)
-#define SPARE_MAX 1024                           /* memory kept for transfers to come, about 1 KiB each */
-#define SPARE_HEAD_MAX 4096
-#define READS_PER_ROUND 8                        /* of TLS records, before others have their turn */
-#define LEFT_OVER_MAX 65536                      /* what is read after the answer is known, to save the connection */
-#define LEFT_OVER_TIME apr_time_from_sec(2)
+#define HEAD_MAX        (1024 * 1024)
+#define SPARE_MAX       1024 /* memory kept for transfers to come, about 1 KiB each */
+#define SPARE_HEAD_MAX  4096
+#define READS_PER_ROUND 8     /* of TLS records, before others have their turn */
+#define LEFT_OVER_MAX   65536 /* what is read after the answer is known, to save the connection */
+#define LEFT_OVER_TIME  apr_time_from_sec(2)
 #define RETRY_AFTER_MAX 86400
 
 struct cs_transfer_t {
@@ -36,8 +36,8 @@ struct cs_transfer_t {
     cs_buf_t head;
     char *body;
     size_t body_len;
-    size_t sent;  /* of head and body */
-    char *rest;   /* what was read but not taken, while paused */
+    size_t sent; /* of head and body */
+    char *rest;  /* what was read but not taken, while paused */
     size_t rest_len;
     size_t left_over;
     int answered; /* headers() was called */
@@ -51,7 +51,7 @@ static void send_request(void *baton);
 static void receive(void *baton);
 static void connect_failed(void *baton, CURLcode code);
 
-static const cs_connection_events_t connection_events = { send_request, connect_failed, send_request, receive };
+static const cs_connection_events_t connection_events = {send_request, connect_failed, send_request, receive};
 
 static int is_all_sent(const cs_transfer_t *transfer)
 {
@@ -168,7 +168,10 @@ static void connect_failed(void *baton, CURLcode code)
 
 /* ---- the request ------------------------------------------------------------------------------------------------- */
 
-static int is_tls(const cs_transfer_t *transfer) { return transfer->upstream->is_tls; }
+static int is_tls(const cs_transfer_t *transfer)
+{
+    return transfer->upstream->is_tls;
+}
 
 static void watch(cs_transfer_t *transfer)
 {
@@ -249,7 +252,8 @@ static cs_flow_e take_head(void *baton)
         free(transfer->body);
         transfer->body = NULL;
     }
-    return transfer->events->headers(transfer->baton, transfer->http.status, read_retry_after(transfer->http.retry_after));
+    return transfer->events->headers(transfer->baton, transfer->http.status,
+                                     read_retry_after(transfer->http.retry_after));
 }
 
 static cs_flow_e take_body(void *baton, const char *bytes, size_t len)
@@ -373,7 +377,7 @@ static apr_status_t build_request(cs_transfer_t *transfer, const cs_transfer_req
 apr_status_t cs_transfer_start(cs_transfer_t **out, cs_engine_t *engine, const cs_upstream_t *upstream,
                                const cs_transfer_request_t *request, const cs_transfer_events_t *events, void *baton)
 {
-    static const cs_http1_events_t http_events = { take_head, take_body };
+    static const cs_http1_events_t http_events = {take_head, take_body};
     cs_transfer_t *transfer = take_spare(engine);
     apr_status_t rv;
 
@@ -430,7 +434,10 @@ void cs_transfer_abort(cs_transfer_t *transfer)
     }
 }
 
-static void let_go_timed_out(void *baton) { drop(baton); }
+static void let_go_timed_out(void *baton)
+{
+    drop(baton);
+}
 
 void cs_transfer_let_go(cs_transfer_t *transfer)
 {
