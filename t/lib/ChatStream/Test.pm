@@ -272,7 +272,7 @@ sub check
             is $arena->{free}, $arena->{blocks}, 'no block is left';
         }
         my @leaked;
-        wait_until(sub { @leaked = $self->_leaked_descriptors; !@leaked }, 8);
+        wait_until(sub { @leaked = $self->_leaked_descriptors; !@leaked }, 30);
         is "@leaked", '', 'no descriptor is left';
         ok $self->{httpd}->stop, 'httpd stops in time';
     }
