@@ -32,6 +32,7 @@
 
 typedef struct {
     cs_log_t *log;
+    cs_gate_t *gate;
 } retained_t;
 
 static retained_t *retained;
@@ -75,6 +76,25 @@ static int make_arena(server_rec *s)
     return OK;
 }
 
+/* Counts of starts outlive a graceful restart, unless a limit grew past what the table was made for. */
+static int make_gate(server_rec *s)
+{
+    uint32_t rate_max = cs_config_rate_max();
+    apr_status_t rv = APR_SUCCESS;
+
+    if (!retained->gate || !cs_gate_holds(retained->gate, rate_max)) {
+        cs_gate_destroy(retained->gate);
+        rv = cs_gate_create(&retained->gate, rate_max);
+    }
+    if (rv) {
+        ap_log_error(APLOG_MARK, APLOG_EMERG, rv, s, "chatstream: cannot get shared memory for rate limits");
+        return HTTP_INTERNAL_SERVER_ERROR;
+    }
+    cs_request_set_gate(retained->gate);
+    cs_request_load_flags(s);
+    return OK;
+}
+
 static apr_status_t reap(int state, void *data, apr_pool_t *pool)
 {
     (void)pool;
@@ -85,11 +105,21 @@ static apr_status_t reap(int state, void *data, apr_pool_t *pool)
         if (lost) {
             ap_log_error(APLOG_MARK, APLOG_ERR, 0, data, "chatstream: a child was lost, and %u streams with it", lost);
         }
+        cs_request_look_at_flags(data);
     }
     return APR_SUCCESS;
 }
 
-static int start_reaper(apr_pool_t *p, server_rec *s)
+static apr_status_t fetch_keys(int state, void *data, apr_pool_t *pool)
+{
+    (void)pool;
+    if (state != AP_WATCHDOG_STATE_STOPPING) { /* at its start too: the first token may come right after */
+        cs_request_fetch_keys(data);
+    }
+    return APR_SUCCESS;
+}
+
+static int start_watchdogs(apr_pool_t *p, server_rec *s)
 {
     APR_OPTIONAL_FN_TYPE(ap_watchdog_get_instance) *get = APR_RETRIEVE_OPTIONAL_FN(ap_watchdog_get_instance);
     APR_OPTIONAL_FN_TYPE(ap_watchdog_register_callback) *add = APR_RETRIEVE_OPTIONAL_FN(ap_watchdog_register_callback);
@@ -102,6 +132,12 @@ static int start_reaper(apr_pool_t *p, server_rec *s)
      */
     if (!get || !add || (rv = get(&watchdog, "_chatstream_", 0, 0, p)) || (rv = add(watchdog, REAP_ASK, s, reap))) {
         ap_log_error(APLOG_MARK, APLOG_EMERG, rv, s, "chatstream: mod_watchdog is needed: LoadModule watchdog_module");
+        return HTTP_INTERNAL_SERVER_ERROR;
+    }
+    /* A thread of its own: it may wait for another server for seconds. */
+    if (cs_request_has_key_sets()
+        && ((rv = get(&watchdog, "_chatstream_keys_", 0, 0, p)) || (rv = add(watchdog, REAP_ASK, s, fetch_keys)))) {
+        ap_log_error(APLOG_MARK, APLOG_EMERG, rv, s, "chatstream: cannot start the watchdog that fetches keys");
         return HTTP_INTERNAL_SERVER_ERROR;
     }
     return OK;
@@ -125,10 +161,10 @@ static int post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, s
     if (!retained) {
         retained = ap_retained_data_create(RETAINED_KEY, sizeof(*retained));
     }
-    if (make_arena(s) != OK) {
+    if (make_arena(s) != OK || make_gate(s) != OK || cs_request_load_keys(pconf, s) != OK) {
         return HTTP_INTERNAL_SERVER_ERROR;
     }
-    return start_reaper(pconf, s);
+    return start_watchdogs(pconf, s);
 }
 
 /* ---- child ------------------------------------------------------------------------------------------------------- */

@@ -5,6 +5,7 @@
 #ifndef CHATSTREAM_CONFIG_H
 #define CHATSTREAM_CONFIG_H
 
+#include <apr_hash.h>
 #include <apr_tables.h>
 #include <httpd.h>
 #include <http_config.h>
@@ -14,7 +15,22 @@
 
 typedef enum { CS_LEAVE_UNSET = 0, CS_LEAVE_ABORT, CS_LEAVE_DETACH } cs_leave_e;
 
+typedef enum { CS_AUTH_UNSET = 0, CS_AUTH_OFF, CS_AUTH_OPTIONAL, CS_AUTH_REQUIRED } cs_auth_e;
+typedef enum { CS_RATE_BY_USER = 0, CS_RATE_BY_ADDRESS } cs_rate_by_e;
+
 #define CS_UNSET (-1)
+
+/* ChatStreamJWTKey, ChatStreamJWKS. What is in it becomes keys in the gate, once, after the configuration was read. */
+typedef struct cs_key_source_t {
+    struct cs_key_source_t *next; /* of this configuration */
+    const char *directive;        /* for messages */
+    const char *algorithm;        /* NULL: a key set */
+    const char *place;            /* path, or URL */
+    const char *ca_file;          /* of a URL; NULL: the system's */
+    int is_url;
+    struct cs_keys_t *keys; /* of a file; the gate's */
+    struct cs_jwks_t *jwks; /* of a URL; the gate's */
+} cs_key_source_t;
 
 /* Times are microseconds, sizes bytes; CS_UNSET until merged with the defaults. */
 typedef struct cs_dir_config_t {
@@ -34,6 +50,20 @@ typedef struct cs_dir_config_t {
     apr_time_t replay_keep;
     cs_leave_e on_disconnect;
     apr_time_t grace;
+    int share;          /* of the users, in hundredths of a percent */
+    apr_hash_t *cohort; /* names of users who are always in; NULL: none */
+    cs_auth_e auth;
+    int auth_expires;         /* a stream ends with its token */
+    apr_array_header_t *keys; /* of cs_key_source_t *; NULL: tokens mean nothing here */
+    const char *issuer;
+    const char *audience;
+    apr_time_t leeway;
+    const char *user_header;
+    apr_int64_t rate_count; /* starts in rate_window; 0: no limit */
+    apr_time_t rate_window;
+    cs_rate_by_e rate_by;
+    const char *rate_group;   /* NULL: the location's own */
+    apr_array_header_t *cors; /* of const char *, exact origins, or "*" alone; NULL or empty: none */
     apr_int64_t max_per_user;
     apr_int64_t max_message;
     apr_int64_t max_event;
@@ -46,6 +76,7 @@ typedef struct cs_dir_config_t {
 typedef struct cs_server_config_t {
     apr_int64_t max_streams;
     apr_int64_t arena_bytes;
+    const char *flag_file;
 } cs_server_config_t;
 
 extern module AP_MODULE_DECLARE_DATA chatstream_module;
@@ -65,6 +96,15 @@ static inline cs_dir_config_t *cs_config_dir(ap_conf_vector_t *vector)
 void cs_config_of(const request_rec *r, cs_dir_config_t *conf);
 /* Defaults filled in. */
 void cs_config_server_values(const server_rec *main_server, apr_int64_t *max_streams, apr_int64_t *arena_bytes);
+const char *cs_config_flag_file(const server_rec *main_server); /* NULL: none */
+/* All of this configuration, the last one first. */
+cs_key_source_t *cs_config_key_sources(void);
+/*
+ * All of a file whose path a directive named, into `file`, which bounds its size. `error`: why not, without its name.
+ */
+apr_status_t cs_config_read_file(apr_pool_t *pool, const char *path, cs_buf_t *file, char *error, size_t size);
+/* The largest number of starts any ChatStreamRateLimit of this configuration allows; 0: there is none. */
+uint32_t cs_config_rate_max(void);
 /*
  * After the whole configuration was read: what only then can be checked. Logs each mistake; HTTP_INTERNAL_SERVER_ERROR stops the
  * start.

@@ -124,6 +124,7 @@ typedef struct {
     uint32_t replay_bytes;
     apr_time_t replay_keep; /* microseconds after the end */
     apr_time_t created_at;  /* wall clock */
+    apr_time_t ends_by;     /* mono: when it will have ended for sure; 0: not known */
 } cs_log_spec_t;
 
 /* A reader's place in one log. Lives in the reader; only one thread at a time uses it. */
@@ -151,6 +152,8 @@ typedef enum {
 cs_claim_e cs_log_claim(cs_log_t *log, uint32_t child, const cs_log_spec_t *spec, cs_cursor_t *cursor);
 /* Live streams of a user, over all children. */
 uint32_t cs_log_count_user(cs_log_t *log, const char *user);
+/* When the first of them will have ended for sure, mono; 0: not known, or there is none. */
+apr_time_t cs_log_user_ends_by(cs_log_t *log, const char *user);
 
 typedef enum {
     CS_OPEN_OK,
@@ -175,11 +178,45 @@ apr_status_t cs_log_cancel(cs_log_t *log, const cs_uuid_t *id, const char *user,
 void cs_log_slot_info(const cs_log_t *log, uint32_t slot, cs_uuid_t *id, apr_time_t *created_at, uint32_t *format);
 cs_state_e cs_log_slot_state(const cs_log_t *log, uint32_t slot);
 
+/* ---- what is told about a stream besides its events ---------------------------------------------------------------- */
+
+/* Any thread that has the slot: a reader was sent so many bytes more; somebody came back. */
+void cs_log_count_sent(cs_log_t *log, uint32_t slot, uint64_t bytes);
+void cs_log_count_reconnect(cs_log_t *log, uint32_t slot);
+/*
+ * The owner, while the stream lives: its end has to be written down before the slot may go, whatever happens to the owner. cs_log_release
+ * lets it go; any process.
+ */
+void cs_log_hold(cs_log_t *log, uint32_t slot);
+void cs_log_release(cs_log_t *log, uint32_t slot);
+
+typedef struct {
+    uint64_t bytes_sent;
+    uint32_t reconnects;
+    unsigned readers; /* open now: bytes_sent may grow */
+    int has_ended;
+    cs_log_ending_t ending; /* when it has */
+} cs_log_told_t;
+
+/* Of a slot that is held. */
+void cs_log_told(cs_log_t *log, uint32_t slot, cs_log_told_t *told);
+/* The held slot of a stream, also of one that is forgotten; CS_LOG_NONE. Looks at every slot: for after a child's death. */
+uint32_t cs_log_find_held(cs_log_t *log, const cs_uuid_t *id);
+/* A reader on a held slot, from the first event that is kept: its number less one is in `cursor->seq`. APR_ENOSPC: CS_LOG_READERS read. */
+apr_status_t cs_log_open_held(cs_log_t *log, uint32_t child, uint32_t slot, cs_cursor_t *cursor);
+/*
+ * Has a client used this connection id before? Remembers some 65,000, the ones used last. `user` and `connection_id` together are
+ * one name.
+ */
+int cs_log_seen(cs_log_t *log, const char *user, const char *connection_id);
+
 /* ---- writer: the owner's loop thread ----------------------------------------------------------------------------- */
 
 /* CONNECTING, ACTIVE. ACTIVE says that the upstream's headers have come: readers may commit. Wakes readers. */
 void cs_log_set_state(cs_log_t *log, uint32_t slot, cs_state_e state);
 int cs_log_is_cancelled(const cs_log_t *log, uint32_t slot);
+/* The clock that will end this stream moved: mono. */
+void cs_log_set_ends_by(cs_log_t *log, uint32_t slot, apr_time_t ends_by);
 /* Cursors open now. */
 unsigned cs_log_readers(const cs_log_t *log, uint32_t slot);
 /* The same as a question, cheap enough for each event. */

@@ -7,7 +7,14 @@
 
 #include "chatstream/log.h"
 
-/* Answers chatstream-health. `log` NULL: this child cannot serve. `enabled`: the flag of the location that was asked. */
-int cs_observe_health(request_rec *r, cs_log_t *log, int enabled);
+/* As in force for the location that was asked. */
+typedef struct {
+    int enabled;
+    int share;  /* hundredths of a percent */
+    int broken; /* the flag file is, and an older state holds */
+} cs_observed_flags_t;
+
+/* Answers chatstream-health. `log` NULL: this child cannot serve. */
+int cs_observe_health(request_rec *r, cs_log_t *log, const cs_observed_flags_t *flags);
 
 #endif

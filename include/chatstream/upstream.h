@@ -92,6 +92,15 @@ typedef struct {
 /* Checks and takes apart `http[s]://…` or `unix:/path|http://host/path`. NULL: fine, else what is wrong with it. */
 const char *cs_upstream_parse(apr_pool_t *pool, const char *text, cs_upstream_t *upstream);
 
+/* ---- fetching --------------------------------------------------------------------------------------------------- */
+
+/*
+ * GETs a small document, such as a key set; any thread that may block, for at most `timeout` microseconds. `out` bounds its size.
+ * `error`: libcurl's words. Appended is what came, also before a failure.
+ */
+apr_status_t cs_fetch(const char *url, const char *ca_file, apr_time_t timeout, cs_buf_t *out, char *error,
+                      size_t size);
+
 /* ---- request templates ------------------------------------------------------------------------------------------- */
 
 /*

@@ -5,6 +5,7 @@
 #include <apr_strings.h>
 #include <http_core.h>
 
+#include "access.h"
 #include "values.h"
 
 #define DAY          apr_time_from_sec(86400)
@@ -53,7 +54,7 @@ static const char *set_text(cmd_parms *cmd, void *dir, const char *text)
 
 /* ---- upstream ---------------------------------------------------------------------------------------------------- */
 
-static const char *readable(apr_pool_t *pool, const char *path)
+const char *cs_config_readable(apr_pool_t *pool, const char *path)
 {
     apr_file_t *file;
     apr_status_t rv = apr_file_open(&file, path, APR_READ, APR_OS_DEFAULT, pool);
@@ -84,7 +85,7 @@ static const char *upstream_option(cmd_parms *cmd, cs_upstream_t *upstream, cons
     }
     if (!strncmp(option, "ca=", 3)) {
         upstream->ca_file = ap_server_root_relative(cmd->pool, option + 3);
-        return upstream->ca_file ? readable(cmd->temp_pool, upstream->ca_file)
+        return upstream->ca_file ? cs_config_readable(cmd->temp_pool, upstream->ca_file)
                                  : apr_psprintf(cmd->pool, "'%s' is not a path", option + 3);
     }
     return apr_psprintf(cmd->pool, "unknown option '%s'; known are: dialect=NAME, connect=SECONDS, ca=FILE, backup",
@@ -129,7 +130,7 @@ static const char *add_upstream(cmd_parms *cmd, void *dir, int argc, char *const
     return NULL;
 }
 
-static int is_header_name(const char *name)
+int cs_config_is_header_name(const char *name)
 {
     static const char others[] = "!#$%&'*+-.^_`|~"; /* RFC 9110 section 5.6.2, token */
     const char *at = name;
@@ -144,7 +145,7 @@ static const char *add_header(cmd_parms *cmd, void *dir, const char *name, const
 {
     cs_dir_config_t *conf = dir;
 
-    if (!is_header_name(name)) {
+    if (!cs_config_is_header_name(name)) {
         return complain(cmd, apr_psprintf(cmd->pool, "'%s' is not a header name", name));
     }
     /* The value may be a secret: it is not repeated here. */
@@ -170,24 +171,12 @@ static apr_status_t destroy_template(void *tmpl)
 
 static const char *read_template(cmd_parms *cmd, const char *path, cs_template_t **tmpl)
 {
-    apr_file_t *file;
-    apr_finfo_t info;
     char reason[128], *text;
     apr_size_t len;
-    apr_status_t rv = apr_file_open(&file, path, APR_READ, APR_OS_DEFAULT, cmd->temp_pool);
+    const char *error = cs_value_file(cmd->temp_pool, path, TEMPLATE_MAX, &text, &len);
 
-    if (rv || (rv = apr_file_info_get(&info, APR_FINFO_SIZE, file))) {
-        return apr_psprintf(cmd->pool, "cannot read '%s': %s", path, apr_strerror(rv, reason, sizeof(reason)));
-    }
-    if (info.size > TEMPLATE_MAX) {
-        return apr_psprintf(cmd->pool, "'%s' is larger than 1m", path);
-    }
-    len = (apr_size_t)info.size;
-    text = apr_palloc(cmd->temp_pool, len + 1);
-    rv = apr_file_read_full(file, text, len, &len);
-    apr_file_close(file);
-    if (rv && !APR_STATUS_IS_EOF(rv)) {
-        return apr_psprintf(cmd->pool, "cannot read '%s': %s", path, apr_strerror(rv, reason, sizeof(reason)));
+    if (error) {
+        return error;
     }
     if (cs_template_create(tmpl, text, len, reason, sizeof(reason))) {
         return apr_psprintf(cmd->pool, "'%s': %s", path, reason);
@@ -289,6 +278,19 @@ static const char *set_max_streams(cmd_parms *cmd, void *dir, const char *text)
     return error ? error : complain(cmd, cs_value_number(cmd->pool, text, 1, 1000000, &conf->max_streams));
 }
 
+static const char *set_flag_file(cmd_parms *cmd, void *dir, const char *text)
+{
+    const char *error;
+    cs_server_config_t *conf = main_config(cmd, &error);
+
+    (void)dir;
+    if (!error) {
+        conf->flag_file = ap_server_root_relative(cmd->pool, text);
+        error = conf->flag_file ? NULL : complain(cmd, apr_psprintf(cmd->pool, "'%s' is not a path", text));
+    }
+    return error;
+}
+
 static const char *set_arena(cmd_parms *cmd, void *dir, const char *text)
 {
     const char *error;
@@ -303,6 +305,19 @@ static const char *set_arena(cmd_parms *cmd, void *dir, const char *text)
 
 const command_rec cs_config_directives[] = {
     AP_INIT_TAKE1("ChatStreamEnabled", set_flag, AT(enabled), ANYWHERE, "On or Off: whether streaming is offered"),
+    AP_INIT_TAKE1("ChatStreamRollout", cs_access_rollout, NULL, ANYWHERE, "percentage of the users who may stream"),
+    AP_INIT_ITERATE("ChatStreamCohort", cs_access_cohort, NULL, ANYWHERE, "users who always may: names, or @FILE"),
+    AP_INIT_TAKE1("ChatStreamFlagFile", set_flag_file, NULL, RSRC_CONF, "JSON file that overrides flag and percentage"),
+    AP_INIT_TAKE12("ChatStreamAuth", cs_access_auth, NULL, ANYWHERE, "off, optional, or required [expire]"),
+    AP_INIT_TAKE2("ChatStreamJWTKey", cs_access_jwt_key, NULL, ANYWHERE, "algorithm and key file of tokens"),
+    AP_INIT_TAKE12("ChatStreamJWKS", cs_access_jwks, NULL, ANYWHERE, "file or URL of a key set, [ca=FILE]"),
+    AP_INIT_TAKE1("ChatStreamJWTIssuer", set_text, AT(issuer), ANYWHERE, "the iss a token must have"),
+    AP_INIT_TAKE1("ChatStreamJWTAudience", set_text, AT(audience), ANYWHERE, "the aud a token must have"),
+    AP_INIT_TAKE1("ChatStreamJWTLeeway", cs_access_leeway, NULL, ANYWHERE, "how far clocks may differ"),
+    AP_INIT_TAKE1("ChatStreamUserHeader", cs_access_user_header, NULL, ANYWHERE, "header that names the user"),
+    AP_INIT_TAKE123("ChatStreamRateLimit", cs_access_rate_limit, NULL, ANYWHERE,
+                    "N/SECONDS [key=user|ip] [group=NAME], or off"),
+    AP_INIT_ITERATE("ChatStreamCORS", cs_access_cors, NULL, ANYWHERE, "origins of pages that may read answers"),
     AP_INIT_TAKE_ARGV("ChatStreamUpstream", add_upstream, NULL, ANYWHERE,
                       "URL [dialect=NAME] [connect=SECONDS] [ca=FILE] [backup]"),
     AP_INIT_TAKE2("ChatStreamUpstreamHeader", add_header, NULL, ANYWHERE,

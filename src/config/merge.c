@@ -23,6 +23,20 @@ void *cs_config_create_dir(apr_pool_t *pool, char *path)
     conf->replay_keep = CS_UNSET;
     conf->on_disconnect = CS_LEAVE_UNSET;
     conf->grace = CS_UNSET;
+    conf->share = CS_UNSET;
+    conf->cohort = NULL;
+    conf->auth = CS_AUTH_UNSET;
+    conf->auth_expires = CS_UNSET;
+    conf->keys = NULL;
+    conf->issuer = NULL;
+    conf->audience = NULL;
+    conf->leeway = CS_UNSET;
+    conf->user_header = NULL;
+    conf->rate_count = CS_UNSET;
+    conf->rate_window = CS_UNSET;
+    conf->rate_by = CS_RATE_BY_USER;
+    conf->rate_group = NULL;
+    conf->cors = NULL;
     conf->max_per_user = CS_UNSET;
     conf->max_message = CS_UNSET;
     conf->max_event = CS_UNSET;
@@ -36,7 +50,7 @@ void *cs_config_create_dir(apr_pool_t *pool, char *path)
 
 void *cs_config_merge_dir(apr_pool_t *pool, void *base, void *add)
 {
-    const cs_dir_config_t *under = base, *over = add;
+    const cs_dir_config_t *under = base, *over = add, *limits;
     cs_dir_config_t *merged = apr_pcalloc(pool, sizeof(*merged));
 
     PICK(enabled, CS_UNSET);
@@ -56,6 +70,22 @@ void *cs_config_merge_dir(apr_pool_t *pool, void *base, void *add)
     PICK(replay_keep, CS_UNSET);
     PICK(on_disconnect, CS_LEAVE_UNSET);
     PICK(grace, CS_UNSET);
+    PICK(share, CS_UNSET);
+    PICK(cohort, NULL);
+    /* What one directive says stays together. */
+    merged->auth = over->auth != CS_AUTH_UNSET ? over->auth : under->auth;
+    merged->auth_expires = over->auth != CS_AUTH_UNSET ? over->auth_expires : under->auth_expires;
+    PICK(keys, NULL);
+    PICK(issuer, NULL);
+    PICK(audience, NULL);
+    PICK(leeway, CS_UNSET);
+    PICK(user_header, NULL);
+    limits = over->rate_count != CS_UNSET ? over : under;
+    merged->rate_count = limits->rate_count;
+    merged->rate_window = limits->rate_window;
+    merged->rate_by = limits->rate_by;
+    merged->rate_group = limits->rate_group;
+    PICK(cors, NULL);
     PICK(max_per_user, CS_UNSET);
     PICK(max_message, CS_UNSET);
     PICK(max_event, CS_UNSET);
@@ -86,7 +116,12 @@ void cs_config_fill_dir(cs_dir_config_t *conf)
     DEFAULT(replay_keep, CS_UNSET, apr_time_from_sec(300));
     DEFAULT(on_disconnect, CS_LEAVE_UNSET, CS_LEAVE_ABORT);
     DEFAULT(grace, CS_UNSET, apr_time_from_sec(10));
-    DEFAULT(max_per_user, CS_UNSET, 0);
+    DEFAULT(share, CS_UNSET, 10000);
+    DEFAULT(auth, CS_AUTH_UNSET, CS_AUTH_OPTIONAL);
+    DEFAULT(auth_expires, CS_UNSET, 0);
+    DEFAULT(leeway, CS_UNSET, apr_time_from_sec(30));
+    DEFAULT(rate_count, CS_UNSET, 0);
+    DEFAULT(max_per_user, CS_UNSET, 1);
     DEFAULT(max_message, CS_UNSET, 32 * 1024);
     DEFAULT(max_event, CS_UNSET, 256 * 1024);
     DEFAULT(max_answer, CS_UNSET, 4 * 1024 * 1024);
@@ -100,6 +135,7 @@ void *cs_config_create_server(apr_pool_t *pool, server_rec *server)
     (void)server;
     conf->max_streams = CS_UNSET;
     conf->arena_bytes = CS_UNSET;
+    conf->flag_file = NULL;
     return conf;
 }
 
@@ -110,6 +146,7 @@ void *cs_config_merge_server(apr_pool_t *pool, void *base, void *add)
 
     PICK(max_streams, CS_UNSET);
     PICK(arena_bytes, CS_UNSET);
+    PICK(flag_file, NULL);
     return merged;
 }
 
@@ -119,4 +156,11 @@ void cs_config_server_values(const server_rec *main_server, apr_int64_t *max_str
 
     *max_streams = conf->max_streams == CS_UNSET ? 4096 : conf->max_streams;
     *arena_bytes = conf->arena_bytes == CS_UNSET ? 64 * 1024 * 1024 : conf->arena_bytes;
+}
+
+const char *cs_config_flag_file(const server_rec *main_server)
+{
+    const cs_server_config_t *conf = ap_get_module_config(main_server->module_config, &chatstream_module);
+
+    return conf->flag_file;
 }

@@ -103,3 +103,63 @@ const char *cs_value_flag(apr_pool_t *pool, const char *text, int *value)
     }
     return NULL;
 }
+
+const char *cs_value_share(apr_pool_t *pool, const char *text, int *value)
+{
+    size_t whole = strspn(text, "0123456789"),
+           decimals = text[whole] == '.' ? strspn(text + whole + 1, "0123456789") : 0;
+    double percent = strtod(text, NULL);
+
+    if (!whole || whole > 3 || percent > 100 || decimals > 2 || (text[whole] == '.' && !decimals)
+        || text[whole + (decimals ? decimals + 1 : 0)]) {
+        return apr_psprintf(pool, "'%s' is not a percentage from 0 to 100", text);
+    }
+    *value = (int)(percent * 100 + 0.5);
+    return NULL;
+}
+
+apr_status_t cs_config_read_file(apr_pool_t *pool, const char *path, cs_buf_t *out, char *error, size_t size)
+{
+    apr_file_t *file;
+    char piece[8192], reason[128];
+    apr_size_t len = sizeof(piece);
+    apr_status_t rv = apr_file_open(&file, path, APR_READ, APR_OS_DEFAULT, pool);
+
+    if (rv) {
+        apr_snprintf(error, size, "%s", apr_strerror(rv, reason, sizeof(reason)));
+        return rv;
+    }
+    while (!rv && !(rv = apr_file_read(file, piece, &len))) {
+        rv = cs_buf_append(out, piece, len);
+        len = sizeof(piece);
+    }
+    apr_file_close(file);
+    if (APR_STATUS_IS_EOF(rv)) {
+        return APR_SUCCESS;
+    }
+    if (rv == APR_ENOSPC) {
+        apr_snprintf(error, size, "larger than %" APR_SIZE_T_FMT " bytes", out->max);
+    }
+    else {
+        apr_snprintf(error, size, "%s", apr_strerror(rv, reason, sizeof(reason)));
+    }
+    return rv;
+}
+
+const char *cs_value_file(apr_pool_t *pool, const char *path, apr_size_t max, char **text, apr_size_t *len)
+{
+    char error[160];
+    const char *message = NULL;
+    cs_buf_t file;
+
+    cs_buf_init(&file, max);
+    if (cs_config_read_file(pool, path, &file, error, sizeof(error))) {
+        message = apr_psprintf(pool, "cannot read '%s': %s", path, error);
+    }
+    else {
+        *len = file.len;
+        *text = apr_pstrmemdup(pool, file.data ? file.data : "", file.len);
+    }
+    cs_buf_free(&file);
+    return message;
+}

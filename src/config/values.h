@@ -10,6 +10,10 @@ const char *cs_value_time(apr_pool_t *pool, const char *text, apr_time_t min, ap
 /* "4096", "32k", "4m", "1g"; units of 1024. */
 const char *cs_value_size(apr_pool_t *pool, const char *text, apr_int64_t min, apr_int64_t max, apr_int64_t *value);
 const char *cs_value_number(apr_pool_t *pool, const char *text, apr_int64_t min, apr_int64_t max, apr_int64_t *value);
+/* A percentage with at most two decimals, "5", "0.25"; hundredths of a percent out. */
+const char *cs_value_share(apr_pool_t *pool, const char *text, int *value);
+/* All of a file, and a NUL behind it. */
+const char *cs_value_file(apr_pool_t *pool, const char *path, apr_size_t max, char **text, apr_size_t *len);
 /* On|Off|true|false|1|0 in any case. */
 const char *cs_value_flag(apr_pool_t *pool, const char *text, int *value);
 

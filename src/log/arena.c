@@ -13,7 +13,7 @@
 
 typedef struct {
     uint32_t nslots, nbuckets, mark_words;
-    uint64_t off_children, off_marks, off_heads, off_slots, off_blocks;
+    uint64_t off_children, off_marks, off_heads, off_seen, off_slots, off_blocks;
 } plan_t;
 
 static uint64_t align_to(uint64_t value, uint64_t unit)
@@ -32,7 +32,8 @@ static void make_plan(plan_t *plan, uint32_t max_streams, uint32_t max_children)
     plan->off_children = align_to(sizeof(arena_head_t), 64);
     plan->off_marks = align_to(plan->off_children + (uint64_t)max_children * sizeof(child_t), 64);
     plan->off_heads = align_to(plan->off_marks + (uint64_t)max_children * plan->mark_words * sizeof(uint64_t), 64);
-    plan->off_slots = align_to(plan->off_heads + 3 * (uint64_t)plan->nbuckets * sizeof(uint32_t), 64);
+    plan->off_seen = align_to(plan->off_heads + 3 * (uint64_t)plan->nbuckets * sizeof(uint32_t), 64);
+    plan->off_slots = align_to(plan->off_seen + (uint64_t)SEEN_BUCKETS * SEEN_WAYS * sizeof(uint64_t), 64);
     plan->off_blocks = align_to(plan->off_slots + (uint64_t)plan->nslots * sizeof(slot_t), 4096);
 }
 
@@ -53,6 +54,7 @@ static void point_into(cs_log_t *log, const plan_t *plan)
     log->id_heads = (uint32_t *)(log->base + plan->off_heads);
     log->user_heads = log->id_heads + plan->nbuckets;
     log->key_heads = log->user_heads + plan->nbuckets;
+    log->seen = (_Atomic uint64_t *)(log->base + plan->off_seen);
     log->slots = (slot_t *)(log->base + plan->off_slots);
     log->blocks = log->base + plan->off_blocks;
 }

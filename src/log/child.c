@@ -129,7 +129,7 @@ static void drop_cursors(cs_log_t *log, uint32_t child)
         if (dropped && slot->life == LIFE_LIVE) {
             cs_log_mark(log, slot->owner, i);
         }
-        else if (dropped && slot->forgotten && !cs_log_slot_cursors(slot)) {
+        else if (dropped && slot->forgotten && !cs_log_slot_is_wanted(slot)) {
             cs_log_slot_free(log, i);
         }
     }
@@ -271,7 +271,7 @@ static void expire(cs_log_t *log, apr_time_t now)
         const slot_t *slot = &log->slots[at];
         uint32_t next = slot->kept_next;
 
-        if (now - slot->ended_at >= slot->keep && !cs_log_slot_cursors(slot)) {
+        if (now - slot->ended_at >= slot->keep && !cs_log_slot_is_wanted(slot)) {
             cs_log_slot_free(log, at);
         }
         at = next;

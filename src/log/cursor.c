@@ -211,7 +211,7 @@ void cs_log_cursor_close(cs_cursor_t *cursor)
     if (slot && slot->life == LIFE_LIVE) {
         cs_log_mark(log, slot->owner, cursor->slot);
     }
-    else if (slot && slot->life == LIFE_KEPT && slot->forgotten && !cs_log_slot_cursors(slot)) {
+    else if (slot && slot->life == LIFE_KEPT && slot->forgotten && !cs_log_slot_is_wanted(slot)) {
         cs_log_slot_free(log, cursor->slot);
     }
     cs_log_unlock(log);

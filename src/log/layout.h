@@ -2,9 +2,9 @@
 /*
  * The arena's layout, for the files of this room only.
  *
- *   +--------------+------------+---------+-------------------+----------------+------------------+
- *   | arena_head_t | children[] | marks[] | hash heads (3)    | slots[]        | blocks[]         |
- *   +--------------+------------+---------+-------------------+----------------+------------------+
+ *   +--------------+------------+---------+-------------------+--------+----------------+------------------+
+ *   | arena_head_t | children[] | marks[] | hash heads (3)    | seen[] | slots[]        | blocks[]         |
+ *   +--------------+------------+---------+-------------------+--------+----------------+------------------+
  *
  * marks: one bit a slot for each child, so that a wake-up says what changed. Hash heads: slots by id, by user, by
  * idempotency key. A log is a chain of blocks; positions count bytes since the stream began, so block k of a chain holds
@@ -29,6 +29,8 @@
 #define BLOCK_DATA        (BLOCK_SIZE - (uint32_t)sizeof(block_head_t))
 #define RECORD_ALIGN      8u
 #define LOST_KEEP         apr_time_from_sec(2)
+#define SEEN_BUCKETS      8192u
+#define SEEN_WAYS         8u
 #define BLOCKS_IN_RESERVE 64u /* below this the arena counts as full: several upstream reads may be under way at once */
 
 enum { LIFE_FREE = 0, LIFE_LIVE, LIFE_KEPT };
@@ -86,6 +88,7 @@ typedef struct {
     /* lock: */
     uint32_t life;
     uint32_t forgotten; /* not to be found any more; freed with the last cursor */
+    uint32_t held;      /* its end is not written down yet: not to be freed */
     uint32_t free_next;
     uint32_t kept_prev, kept_next;
     uint32_t id_next, key_next;
@@ -93,6 +96,9 @@ typedef struct {
     uint64_t user_hash, key_hash;
     apr_time_t ended_at; /* mono */
     apr_time_t keep;
+    _Atomic apr_time_t ends_by; /* loop; mono, 0: not known */
+    _Atomic uint64_t bytes_sent;
+    _Atomic uint32_t reconnects;
     /* constant while the slot is in use: */
     cs_uuid_t id;
     uint32_t scope;
@@ -130,6 +136,7 @@ struct cs_log_t {
     child_t *children;
     _Atomic uint64_t *marks;
     uint32_t *id_heads, *user_heads, *key_heads;
+    _Atomic uint64_t *seen;
     slot_t *slots;
     char *blocks;
     int *eventfds;
@@ -188,6 +195,8 @@ uint32_t cs_log_slot_evict(cs_log_t *log); /* frees the oldest kept slot nobody 
 /* A kept slot nobody shall find any more; freed now, or with its last cursor. */
 void cs_log_slot_forget(cs_log_t *log, uint32_t slot);
 unsigned cs_log_slot_cursors(const slot_t *slot);
+/* Somebody reads it, or its end has to be written down yet. */
+int cs_log_slot_is_wanted(const slot_t *slot);
 
 /* child.c */
 int cs_log_child_is_ours(const cs_log_t *log, uint32_t child); /* attached by this process, and not detached since */

@@ -166,6 +166,11 @@ unsigned cs_log_slot_cursors(const slot_t *slot)
     return count;
 }
 
+int cs_log_slot_is_wanted(const slot_t *slot)
+{
+    return slot->held || cs_log_slot_cursors(slot);
+}
+
 void cs_log_slot_keep(cs_log_t *log, uint32_t index, apr_time_t now, apr_time_t keep)
 {
     slot_t *slot = &log->slots[index];
@@ -197,7 +202,7 @@ uint32_t cs_log_slot_evict(cs_log_t *log)
 {
     uint32_t index = log->head->kept_first;
 
-    while (index != NONE && cs_log_slot_cursors(&log->slots[index])) {
+    while (index != NONE && cs_log_slot_is_wanted(&log->slots[index])) {
         index = log->slots[index].kept_next;
     }
     if (index != NONE) {
@@ -277,6 +282,33 @@ uint32_t cs_log_count_user(cs_log_t *log, const char *user)
     return count;
 }
 
+apr_time_t cs_log_user_ends_by(cs_log_t *log, const char *user)
+{
+    char name[CS_LOG_USER_MAX + 1];
+    apr_time_t first = 0;
+    uint64_t hash;
+    uint32_t at;
+
+    fit_name(name, user);
+    hash = cs_hash64(name, strlen(name));
+    cs_log_lock(log);
+    for (at = log->user_heads[hash & (log->head->nbuckets - 1)]; at != NONE; at = log->slots[at].user_next) {
+        apr_time_t ends_by = atomic_load(&log->slots[at].ends_by);
+
+        if (log->slots[at].user_hash == hash && !strcmp(log->slots[at].user, name) && ends_by
+            && (!first || ends_by < first)) {
+            first = ends_by;
+        }
+    }
+    cs_log_unlock(log);
+    return first;
+}
+
+void cs_log_set_ends_by(cs_log_t *log, uint32_t index, apr_time_t ends_by)
+{
+    atomic_store_explicit(&log->slots[index].ends_by, ends_by, memory_order_relaxed);
+}
+
 /* ---- claim ------------------------------------------------------------------------------------------------------- */
 
 static void fill_slot(cs_log_t *log, uint32_t index, uint32_t child, const cs_log_spec_t *spec, const char *user,
@@ -300,6 +332,7 @@ static void fill_slot(cs_log_t *log, uint32_t index, uint32_t child, const cs_lo
     slot->room_until = spec->replay_bytes;
     slot->keep = spec->replay_keep;
     slot->created_at = spec->created_at;
+    atomic_store(&slot->ends_by, spec->ends_by);
     slot->heads[0].seq = base;
     atomic_store(&slot->heads[0].block, NONE);
     atomic_store(&slot->tail_seq, base);
@@ -438,7 +471,7 @@ void cs_log_slot_forget(cs_log_t *log, uint32_t index)
     unlink_slot(log, index);
     slot->forgotten = 1;
     slot->keep = 0;
-    if (!cs_log_slot_cursors(slot)) {
+    if (!cs_log_slot_is_wanted(slot)) {
         cs_log_slot_free(log, index);
     }
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The handlers chatstream and chatstream-complete, top to bottom: parameters, resume or new, admission, the stream, the reader.
+ * The handlers chatstream and chatstream-complete, top to bottom: parameters, resume or new, the gate, the stream, the reader.
  */
 #include "chat.h"
 
@@ -11,22 +11,28 @@
 
 #include "chatstream/sink.h"
 #include "chatstream/stream.h"
+#include "identity.h"
+#include "limits.h"
 #include "redact.h"
 
 APLOG_USE_MODULE(chatstream);
 
-#define FULL_RETRY_AFTER 2 /* seconds; streams end all the time */
+#define READERS_RETRY_AFTER 2 /* seconds; readers leave all the time */
 
 typedef struct {
     request_rec *r;
     const cs_dir_config_t *conf;
     cs_kind_e kind;
     cs_params_t params;
-    const char *user;
+    const cs_identity_t *identity;
+    const char *user_key; /* whose streams */
+    const char *idem_key;
+    cs_case_t asked;
     cs_stream_t *stream; /* one of our own; NULL: reads another's */
     cs_cursor_t cursor;
     uint64_t after_seq;
     uint64_t gap_to;
+    int joined;
 } chat_t;
 
 static int refuse(request_rec *r, int status, const char *code, const char *message, int retry_after)
@@ -36,9 +42,12 @@ static int refuse(request_rec *r, int status, const char *code, const char *mess
     return cs_response_problem(r, &problem);
 }
 
-const char *cs_request_user(const request_rec *r)
+static int refuse_as(request_rec *r, const cs_identity_t *identity, const cs_result_t *refusal)
 {
-    return r->user ? r->user : r->useragent_ip;
+    if (refusal->status == identity->refusal.status && refusal->code == identity->refusal.code) {
+        cs_identity_challenge(r, identity);
+    }
+    return cs_response_problem(r, refusal);
 }
 
 /* ---- the answer's headers ---------------------------------------------------------------------------------------- */
@@ -142,7 +151,7 @@ static int resume(chat_t *chat, const char *event_id)
     cs_open_e opened = CS_OPEN_UNKNOWN;
 
     if (cs_event_id_parse(event_id, strlen(event_id), &id, &chat->after_seq) == APR_SUCCESS) {
-        opened = cs_log_open(cs_stream_log(), cs_stream_child(), &id, chat->user, chat->after_seq, &chat->cursor,
+        opened = cs_log_open(cs_stream_log(), cs_stream_child(), &id, chat->user_key, chat->after_seq, &chat->cursor,
                              &chat->gap_to);
     }
     switch (opened) {
@@ -152,7 +161,7 @@ static int resume(chat_t *chat, const char *event_id)
         return HTTP_NO_CONTENT;
     case CS_OPEN_READERS:
         return refuse(chat->r, HTTP_SERVICE_UNAVAILABLE, "unavailable", "The stream has too many readers.",
-                      FULL_RETRY_AFTER);
+                      READERS_RETRY_AFTER);
     default:
         return refuse(chat->r, HTTP_GONE, "gone", "The stream is not kept any more.", 0);
     }
@@ -160,15 +169,29 @@ static int resume(chat_t *chat, const char *event_id)
 
 /* ---- a new stream ------------------------------------------------------------------------------------------------ */
 
+/*
+ * Who has a token is who the token says, also to the upstream: what the request says beside it about the user is hearsay, and hearsay
+ * that contradicts a token is worse than none. Without a token the upstream gets what was said, as parameters and no more.
+ */
 static void question_of(const chat_t *chat, cs_question_t *question)
 {
+    cs_claims_t *claims = chat->identity->claims;
+
     question->message = chat->params.message;
     question->history = chat->params.history;
-    question->user = chat->user;
-    question->user_email = chat->params.user_email;
-    question->user_role = chat->params.user_role;
+    question->user = chat->identity->user;
+    question->user_email = claims ? cs_claims_text(claims, "email") : chat->params.user_email;
+    question->user_role = claims ? cs_claims_text(claims, "role") : chat->params.user_role;
     question->conversation_id = chat->params.conversation_id;
     question->model = chat->conf->model;
+}
+
+/* Mono; 0: the stream may outlive its token. */
+static apr_time_t expiry_of(const chat_t *chat)
+{
+    apr_time_t expiry = chat->identity->claims ? cs_claims_expiry(chat->identity->claims) : 0;
+
+    return chat->conf->auth_expires && expiry ? cs_clock_mono() + (expiry + chat->conf->leeway - apr_time_now()) : 0;
 }
 
 /* Where an Idempotency-Key counts: profiles may be shared by locations that ask different upstreams. */
@@ -187,11 +210,11 @@ static int begin_stream(chat_t *chat)
 
     question_of(chat, &question);
     chat->stream = cs_stream_req_create(chat->cursor.slot, chat->conf, chat->r->server, &question,
-                                        apr_table_get(chat->r->headers_in, "traceparent"));
+                                        apr_table_get(chat->r->headers_in, "traceparent"), expiry_of(chat));
     if (!chat->stream) {
         cs_log_cursor_close(&chat->cursor);
         return refuse(chat->r, HTTP_SERVICE_UNAVAILABLE, "unavailable", "The server is out of memory.",
-                      FULL_RETRY_AFTER);
+                      READERS_RETRY_AFTER);
     }
     return serve(chat);
 }
@@ -207,95 +230,143 @@ static int join_stream(chat_t *chat)
     return serve(chat);
 }
 
-static int admit(chat_t *chat)
+/* The gate's last question. One step, under the log's lock: how many this user has, and one more. */
+static cs_admit_e claim(void *baton, int *joined, uint32_t *retry_after)
 {
+    chat_t *chat = baton;
+    cs_log_t *log = cs_stream_log();
     cs_log_spec_t spec = {
-        .user = chat->user,
-        .idem_key = apr_table_get(chat->r->headers_in, "Idempotency-Key"),
+        .user = chat->user_key,
+        .idem_key = chat->idem_key,
         .scope = scope_of(chat),
         .format = cs_format_index(chat->kind == CS_KIND_DOCUMENT ? cs_format_find("native") : chat->conf->format),
         .max_per_user = (uint32_t)chat->conf->max_per_user,
         .replay_bytes = (uint32_t)chat->conf->replay_bytes,
         .replay_keep = chat->conf->replay_keep,
-        .created_at = apr_time_now()};
+        .created_at = apr_time_now(),
+        .ends_by = chat->asked.now + chat->conf->timeout_total,
+    };
+    apr_time_t ends_by;
 
-    if (spec.idem_key && !is_plain_token(spec.idem_key, CS_LOG_KEY_MAX)) {
-        return refuse(chat->r, HTTP_BAD_REQUEST, "bad_request", "Idempotency-Key is not 1 to 127 visible characters.",
-                      0);
-    }
     if (cs_uuid7_make(&spec.id, spec.created_at)) {
-        return refuse(chat->r, HTTP_SERVICE_UNAVAILABLE, "unavailable", "No stream id could be made.", 0);
+        return CS_ADMIT_FULL;
     }
-    switch (cs_log_claim(cs_stream_log(), cs_stream_child(), &spec, &chat->cursor)) {
+    switch (cs_log_claim(log, cs_stream_child(), &spec, &chat->cursor)) {
     case CS_CLAIM_NEW:
-        return begin_stream(chat);
-    case CS_CLAIM_USER:
-        return refuse(chat->r, HTTP_TOO_MANY_REQUESTS, "too_many_streams", "You have as many streams as you may have.",
-                      FULL_RETRY_AFTER);
+        return CS_ADMIT_YES;
     case CS_CLAIM_JOINED:
-        return join_stream(chat);
+        *joined = chat->joined = 1;
+        return CS_ADMIT_YES;
+    case CS_CLAIM_USER:
+        ends_by = cs_log_user_ends_by(log, chat->user_key);
+        *retry_after = cs_limits_seconds_until(ends_by, chat->asked.now);
+        return CS_ADMIT_USER;
     case CS_CLAIM_READERS:
-        return refuse(chat->r, HTTP_SERVICE_UNAVAILABLE, "unavailable", "The stream has too many readers.",
-                      FULL_RETRY_AFTER);
+        return CS_ADMIT_READERS;
     default:
-        ap_log_rerror(APLOG_MARK, APLOG_INFO, 0, chat->r, "chatstream: refused, all ChatStreamMaxStreams are in use");
-        return refuse(chat->r, HTTP_SERVICE_UNAVAILABLE, "unavailable", "All streams are in use.", FULL_RETRY_AFTER);
+        ap_log_error(APLOG_MARK, APLOG_INFO, 0, chat->r->server,
+                     "chatstream: refused, all ChatStreamMaxStreams are in use");
+        return CS_ADMIT_FULL;
     }
 }
 
 /* ---- the handler ------------------------------------------------------------------------------------------------- */
 
+/* What the gate is asked, whichever list it goes through. */
+static void ask(chat_t *chat, const cs_result_t *unreadable)
+{
+    cs_case_t *asked = &chat->asked;
+
+    asked->now = cs_clock_mono();
+    asked->streaming = chat->kind == CS_KIND_STREAM;
+    asked->profile = chat->conf->profile;
+    asked->message = chat->params.message;
+    asked->max_message = (size_t)chat->conf->max_message;
+    asked->unreadable = unreadable;
+    asked->identity = chat->identity;
+    asked->admit = claim;
+    asked->baton = chat;
+    cs_limits_apply(chat->r, chat->conf, asked);
+}
+
+static int pass(chat_t *chat, cs_gate_list_e list)
+{
+    int passed = cs_gate_pass(&chat->asked, list);
+
+    cs_limits_tell(chat->r, &chat->asked);
+    return passed;
+}
+
+static int ask_anew(chat_t *chat)
+{
+    if (!pass(chat, chat->r->header_only ? CS_GATE_LOOK : CS_GATE_NEW)) {
+        return refuse_as(chat->r, chat->identity, &chat->asked.refusal);
+    }
+    if (chat->r->header_only) {
+        return answer_head(chat);
+    }
+    return chat->joined ? join_stream(chat) : begin_stream(chat);
+}
+
+static void check_idempotency_key(const char *key, cs_result_t *result)
+{
+    if (!result->status && key && !is_plain_token(key, CS_LOG_KEY_MAX)) {
+        *result = (cs_result_t){HTTP_BAD_REQUEST, "bad_request", "Idempotency-Key is not 1 to 127 visible characters.",
+                                0, NULL};
+    }
+}
+
 int cs_request_chat(request_rec *r, const cs_dir_config_t *conf, cs_kind_e kind)
 {
-    chat_t chat = {.r = r, .conf = conf, .kind = kind, .user = cs_request_user(r), .cursor = {.slot = CS_LOG_NONE}};
+    chat_t chat = {.r = r, .conf = conf, .kind = kind, .cursor = {.slot = CS_LOG_NONE}};
     const char *event_id = apr_table_get(r->headers_in, "Last-Event-ID");
     cs_result_t result;
 
     cs_params_read(r, conf->max_message, &chat.params, &result);
+    chat.identity = cs_identity_of(r, conf, chat.params.body_token);
+    chat.user_key = cs_identity_key(r, chat.identity);
+    chat.idem_key = apr_table_get(r->headers_in, "Idempotency-Key");
     cs_redact_request(r);
     if (!conf->upstreams) {
         /* A handler set where the start-up check does not see it: <If>, .htaccess, another module. */
         ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, "chatstream: there is no ChatStreamUpstream here");
         return HTTP_INTERNAL_SERVER_ERROR;
     }
-    if (result.status) {
-        return cs_response_problem(r, &result);
-    }
+    check_idempotency_key(chat.idem_key, &result);
+    ask(&chat, &result);
     if (!event_id || !*event_id) {
         event_id = chat.params.last_event_id;
     }
-    if (event_id && *event_id && kind == CS_KIND_STREAM) {
-        return resume(&chat, event_id);
+    if (event_id && *event_id && kind == CS_KIND_STREAM && !result.status) {
+        return pass(&chat, CS_GATE_OLD) ? resume(&chat, event_id) : refuse_as(r, chat.identity, &chat.asked.refusal);
     }
-    if (!conf->enabled && kind == CS_KIND_STREAM) {
-        return refuse(r, HTTP_NOT_FOUND, "streaming_disabled", "Streaming is not offered here.", 0);
-    }
-    cs_params_check_message(&chat.params, conf->max_message, &result);
-    if (result.status) {
-        return cs_response_problem(r, &result);
-    }
-    return r->header_only ? answer_head(&chat) : admit(&chat);
+    return ask_anew(&chat);
 }
 
 /* Leaving is not cancelling; this is. Asking twice is asking once. */
 int cs_request_cancel(request_rec *r, const cs_dir_config_t *conf)
 {
     const char *stream_id, *json;
+    const cs_identity_t *identity;
     cs_params_t params;
     cs_result_t result;
     cs_state_e state;
     cs_uuid_t id;
 
     cs_params_read(r, conf->max_message, &params, &result);
+    identity = cs_identity_of(r, conf, params.body_token);
     cs_redact_request(r);
     if (result.status) {
         return cs_response_problem(r, &result);
+    }
+    if (identity->refusal.status) {
+        return refuse_as(r, identity, &identity->refusal);
     }
     stream_id = params.stream_id ? params.stream_id : apr_table_get(r->headers_in, "X-Stream-Id");
     if (!stream_id || cs_uuid_parse(&id, stream_id, strlen(stream_id))) {
         return refuse(r, HTTP_BAD_REQUEST, "bad_request", "stream_id is missing or is not an id.", 0);
     }
-    if (cs_log_cancel(cs_stream_log(), &id, cs_request_user(r), &state)) {
+    if (cs_log_cancel(cs_stream_log(), &id, cs_identity_key(r, identity), &state)) {
         return refuse(r, HTTP_GONE, "gone", "The stream is not kept any more.", 0);
     }
     json = apr_psprintf(r->pool, "{\"stream_id\":\"%s\",\"status\":\"%s\"}\n", apr_pstrdup(r->pool, stream_id),

@@ -13,7 +13,5 @@ typedef enum { CS_KIND_STREAM, CS_KIND_DOCUMENT } cs_kind_e;
 int cs_request_chat(request_rec *r, const cs_dir_config_t *conf, cs_kind_e kind);
 /* DELETE. */
 int cs_request_cancel(request_rec *r, const cs_dir_config_t *conf);
-/* Who asks: what an auth module says, else the client's address. */
-const char *cs_request_user(const request_rec *r);
 
 #endif

@@ -9,10 +9,12 @@
 #include <http_protocol.h>
 #include <http_request.h>
 
+#include "arrival.h"
 #include "chat.h"
 #include "chatstream/observe.h"
 #include "chatstream/sink.h"
 #include "chatstream/stream.h"
+#include "limits.h"
 #include "redact.h"
 
 static int wrong_method(request_rec *r, const char *allowed)
@@ -64,6 +66,7 @@ static int handle_complete(request_rec *r)
 
 static int handle_health(request_rec *r)
 {
+    cs_observed_flags_t flags;
     cs_dir_config_t conf;
 
     if (r->method_number != M_GET) {
@@ -71,7 +74,9 @@ static int handle_health(request_rec *r)
     }
     cs_config_of(r, &conf);
     ap_discard_request_body(r);
-    return cs_observe_health(r, cs_stream_is_running() ? cs_stream_log() : NULL, conf.enabled);
+    cs_limits_flags(&conf, &flags.enabled, &flags.share);
+    flags.broken = cs_flags_are_broken(cs_limits_gate());
+    return cs_observe_health(r, cs_stream_is_running() ? cs_stream_log() : NULL, &flags);
 }
 
 static int handler(request_rec *r)
@@ -148,6 +153,7 @@ static int last_redaction(request_rec *r)
 void cs_request_register_hooks(void)
 {
     ap_hook_handler(handler, NULL, NULL, APR_HOOK_MIDDLE);
+    cs_arrival_register_hooks();
     ap_hook_pre_read_request(before_reading, NULL, NULL, APR_HOOK_REALLY_FIRST);
     ap_hook_post_read_request(after_reading, NULL, NULL, APR_HOOK_REALLY_FIRST);
     ap_hook_header_parser(early_redaction, NULL, NULL, APR_HOOK_REALLY_FIRST);

@@ -255,6 +255,7 @@ void cs_params_read(request_rec *r, apr_int64_t max_message, cs_params_t *params
                                     "The body must be application/json or application/x-www-form-urlencoded.", 0, NULL};
         }
     }
+    from_body.body_token = from_body.token;
     *params = from_body; /* the body wins over the query string */
     prefer_message(params);
     if (!result->status) {
@@ -266,33 +267,24 @@ void cs_params_read(request_rec *r, apr_int64_t max_message, cs_params_t *params
     }
 }
 
-static int is_blank(const char *text)
+/* Looks at names only: messages may be long, and are read once, later. */
+const char *cs_params_query_token(request_rec *r)
 {
-    while (*text) {
-        if (!apr_isspace(*text)) {
-            /* U+00A0, U+2000 to U+200B, U+3000, U+FEFF: what a page sends for an empty-looking field */
-            if (!strncmp(text, "\xC2\xA0", 2)) {
-                text += 2;
-                continue;
-            }
-            if ((!strncmp(text, "\xE2\x80", 2) && (unsigned char)text[2] >= 0x80 && (unsigned char)text[2] <= 0x8B)
-                || !strncmp(text, "\xE3\x80\x80", 3) || !strncmp(text, "\xEF\xBB\xBF", 3)) {
-                text += 3;
-                continue;
-            }
-            return 0;
-        }
-        text++;
-    }
-    return 1;
-}
+    const char *at = r->args;
 
-void cs_params_check_message(const cs_params_t *params, apr_int64_t max_message, cs_result_t *result)
-{
-    if (!params->message || is_blank(params->message)) {
-        refuse(result, "The parameter message is missing or blank.");
+    while (at && *at) {
+        size_t len = strcspn(at, "&"), name_len = strcspn(at, "&=");
+
+        if (at[name_len] == '=' && name_len >= 5 && name_len <= 15) {
+            char *name = apr_pstrmemdup(r->pool, at, name_len);
+
+            if (!ap_unescape_urlencoded(name) && !strcmp(name, "token")) {
+                char *value = apr_pstrmemdup(r->pool, at + name_len + 1, len - name_len - 1);
+
+                return ap_unescape_urlencoded(value) || !*value ? NULL : value;
+            }
+        }
+        at += len + (at[len] == '&');
     }
-    else if (strlen(params->message) > (size_t)max_message) {
-        *result = (cs_result_t){HTTP_REQUEST_ENTITY_TOO_LARGE, "too_large", "The message is too long.", 0, NULL};
-    }
+    return NULL;
 }

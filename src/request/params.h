@@ -17,14 +17,15 @@ typedef struct {
     const char *user_email;
     const char *user_role;
     const char *conversation_id;
-    const char *token;
+    const char *token;      /* of the body, else of the query string */
+    const char *body_token; /* of the body */
     const char *last_event_id;
     const char *stream_id;
 } cs_params_t;
 
 /* Reads the request's body, if it has one. `result->status` is 0 when all is well. */
 void cs_params_read(request_rec *r, apr_int64_t max_message, cs_params_t *params, cs_result_t *result);
-/* Checks the message; apart from reading, because a resume does without. */
-void cs_params_check_message(const cs_params_t *params, apr_int64_t max_message, cs_result_t *result);
+/* The parameter `token` of the query string alone, before anything else is read; NULL: none, or not readable. */
+const char *cs_params_query_token(request_rec *r);
 
 #endif

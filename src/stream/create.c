@@ -63,7 +63,7 @@ static void forget_slot(uint32_t slot)
 }
 
 cs_stream_t *cs_stream_req_create(uint32_t slot, const cs_dir_config_t *conf, server_rec *server,
-                                  const cs_question_t *question, const char *traceparent)
+                                  const cs_question_t *question, const char *traceparent, apr_time_t expires_at)
 {
     cs_stream_t *stream = calloc(1, sizeof(*stream));
     cs_uuid_t id;
@@ -78,6 +78,7 @@ cs_stream_t *cs_stream_req_create(uint32_t slot, const cs_dir_config_t *conf, se
     stream->conf = *conf;
     stream->server = server;
     stream->created = cs_clock_mono();
+    stream->expires_at = expires_at;
     cs_log_slot_info(cs_stream_log(), slot, &id, &stream->created_at, &format);
     cs_uuid_format(stream->id, &id);
     stream->conf.format =

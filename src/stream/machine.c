@@ -129,6 +129,9 @@ static apr_time_t next_deadline(const cs_stream_t *stream)
     if (stream->left_at && conf->on_disconnect == CS_LEAVE_ABORT) {
         when = earlier(when, stream->left_at + conf->grace);
     }
+    if (stream->expires_at) {
+        when = earlier(when, stream->expires_at);
+    }
     return when;
 }
 
@@ -160,6 +163,7 @@ static void clock_struck(void *baton)
                                       "no first token in time"};
     static const cs_result_t idle = {504, "upstream_timeout", "The upstream fell silent.", 0,
                                      "no further token in time"};
+    static const cs_result_t expired = {401, "unauthorized", "The token has expired.", 0, "the token has expired"};
     static const cs_result_t left = {503, "cancelled", "The client left and did not come back in time.", 0,
                                      "every reader left"};
     cs_stream_t *stream = baton;
@@ -171,6 +175,9 @@ static void clock_struck(void *baton)
     }
     if (now >= stream->created + conf->timeout_total) {
         end_stream(stream, CS_STATE_TIMEOUT, &total, 1);
+    }
+    else if (stream->expires_at && now >= stream->expires_at) {
+        end_stream(stream, CS_STATE_ERROR, &expired, 0);
     }
     else if (stream->left_at && conf->on_disconnect == CS_LEAVE_ABORT && now >= stream->left_at + conf->grace) {
         end_stream(stream, CS_STATE_DISCONNECTED, &left, 1);
@@ -417,6 +424,18 @@ static void attempt(cs_stream_t *stream)
     arm(stream);
 }
 
+/* Who has as many streams as he may have is told when the first of them is over for sure. */
+static void tell_ends_by(const cs_stream_t *stream)
+{
+    const cs_dir_config_t *conf = &stream->conf;
+    apr_time_t ends_by = stream->created + conf->timeout_total;
+
+    if (stream->left_at && conf->on_disconnect == CS_LEAVE_ABORT) {
+        ends_by = earlier(ends_by, stream->left_at + conf->grace);
+    }
+    cs_log_set_ends_by(cs_stream_log(), stream->slot, ends_by);
+}
+
 /* Somebody came, left, cancelled, or made room. */
 static void slot_changed(void *baton)
 {
@@ -428,10 +447,14 @@ static void slot_changed(void *baton)
         return;
     }
     if (cs_log_has_readers(cs_stream_log(), stream->slot)) {
-        stream->left_at = 0;
+        if (stream->left_at) {
+            stream->left_at = 0;
+            tell_ends_by(stream);
+        }
     }
     else if (!stream->left_at) {
         stream->left_at = cs_loop_now(cs_stream_loop());
+        tell_ends_by(stream);
         arm(stream);
     }
     give_room(stream);

@@ -17,6 +17,7 @@ struct cs_stream_t {
     char id[CS_UUID_LEN + 1];
     apr_time_t created;    /* mono */
     apr_time_t created_at; /* wall */
+    apr_time_t expires_at; /* mono; 0: never */
     /* loop: */
     cs_stream_t *next, **prev;
     cs_log_watch_t watch;

@@ -15,6 +15,7 @@ my %kind = (
     json   => qr{^(?:json-c/)?json\w*\.h$},
     apr    => qr/^ap[ru]_?\w*\.h$/,
     openssl => qr{^openssl/},
+    jose   => qr{^cjose/},
     sql    => qr/^(?:apr_dbd|mod_dbd|sqlite3|libpq-fe|mysql)\.h$/,
 );
 
@@ -24,7 +25,7 @@ my %rules = (
     core     => { kinds => 'apr',                doors => '' },
     event    => { kinds => 'apr json',           doors => 'core' },
     log      => { kinds => 'apr',                doors => 'core event' },
-    gate     => { kinds => 'apr',                doors => 'core' },
+    gate     => { kinds => 'apr json openssl jose', doors => 'core' },
     upstream => { kinds => 'apr curl json openssl', doors => 'core event' },
     config   => { kinds => 'apr httpd json openssl', doors => '*', not_doors => 'gate stream' },
     request  => { kinds => 'apr httpd json',     doors => '*' },
@@ -67,7 +68,7 @@ for my $file (files_in('src', qr/\.[ch]$/), files_in('include/chatstream', qr/\.
     is join(', ', @wrong), '', "$file includes only what it may";
 }
 cmp_ok $looked_at, '>', 20, 'found the sources';
-ok $seen{$_}, "found the room $_" for qw(core event log upstream config request stream sink observe);
+ok $seen{$_}, "found the room $_" for qw(core event log gate upstream config request stream sink observe);
 
 # The front door only wires.
 my @front = text_of('mod_chatstream.c') =~ /\n/g;

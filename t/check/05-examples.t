@@ -36,6 +36,10 @@ my $template = $t->dir . '/template.json';
 open my $handle, '>', $template or die;
 print $handle qq({"q": "{message}"}\n);
 close $handle;
+my $secret = $t->dir . '/jwt-secret';
+open $handle, '>', $secret or die;
+print $handle 'k' x 32;
+close $handle;
 my ($server, $directory) = ('', '');
 my $examples = 0;
 for my $entry (split /^(?=# Directive: )/m, text_of('conf/chatstream.conf')) {
@@ -43,7 +47,8 @@ for my $entry (split /^(?=# Directive: )/m, text_of('conf/chatstream.conf')) {
     for my $line ($entry =~ /^#(\Q$name\E .*)$/mg) {
         $examples++;
         $line =~ s/ca=\S+/ca=$t->{httpd}{ca}/;
-        $line =~ s/\S+\.json/$template/;
+        $line =~ s{conf/jwt-secret}{$secret};
+        $line =~ s/\S+\.json$/$template/ if $name eq 'ChatStreamRequestTemplate';
         if ($entry =~ /^#   Context +server config$/m) { $server .= "$line\n" }
         else { $directory .= "$line\n" }
     }

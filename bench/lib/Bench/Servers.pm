@@ -192,6 +192,7 @@ LoadModule chatstream_module $env->{module}
 ChatStreamMaxStreams $plan->{slots}
 ChatStreamArena $plan->{arena}
 ChatStreamEnabled On
+ChatStreamMaxPerUser 0
 ChatStreamTimeout 900 headers=60 first-token=900 idle=900
 <Location /stream>
     SetHandler chatstream

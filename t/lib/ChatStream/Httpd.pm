@@ -21,6 +21,7 @@ use IO::Socket::INET;
 #   threads       per process; 25
 #   tls, http2    a second port with TLS; h2 on both ports
 #   modules       more of httpd's modules, by the name in mod_NAME.so
+#   bare          1: without the limits' being taken off for tests
 #   server_config text outside of the virtual hosts
 #   config        text inside of each virtual host
 #   defines       hash: Define NAME value
@@ -168,6 +169,8 @@ $protocols
     AllowOverride None
     Require all granted
 </Directory>
+# One client stands for many users here; tests of the limit set their own.
+@{[ $self->{bare} ? '' : 'ChatStreamMaxPerUser 0' ]}
 @{[ $self->{server_config} // '' ]}
 Listen 127.0.0.1:$self->{port}
 <VirtualHost 127.0.0.1:$self->{port}>

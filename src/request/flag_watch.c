@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What has to be looked at again while requests come and go: the flag file. Watchdog threads. */
+#include <httpd.h>
+#include <http_log.h>
+
+#include "chatstream/config.h"
+#include "chatstream/request.h"
+#include "limits.h"
+
+APLOG_USE_MODULE(chatstream);
+
+static void tell(server_rec *server, const char *path, cs_flags_look_e look, const char *why)
+{
+    switch (look) {
+    case CS_FLAGS_CHANGED:
+        ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, server, "chatstream: ChatStreamFlagFile: '%s' is in force", path);
+        break;
+    case CS_FLAGS_BROKEN:
+        ap_log_error(APLOG_MARK, APLOG_ERR, 0, server,
+                     "chatstream: ChatStreamFlagFile: '%s': %s; the last good state stays in force", path, why);
+        break;
+    case CS_FLAGS_GONE:
+        ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, server,
+                     "chatstream: ChatStreamFlagFile: '%s' is not there: the directives are in force", path);
+        break;
+    default:
+        break;
+    }
+}
+
+void cs_request_load_flags(server_rec *server)
+{
+    const char *path = cs_config_flag_file(server);
+    char why[256] = "";
+
+    if (!path) {
+        cs_flags_clear(cs_limits_gate());
+        return;
+    }
+    tell(server, path, cs_flags_load(cs_limits_gate(), path, why, sizeof(why)), why);
+}
+
+void cs_request_look_at_flags(server_rec *server)
+{
+    const char *path = cs_config_flag_file(server);
+    char why[256] = "";
+
+    if (path) {
+        tell(server, path, cs_flags_look(cs_limits_gate(), path, why, sizeof(why)), why);
+    }
+}
