@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <apr_signal.h>
+#include <apr_strings.h>
 #include <ap_mpm.h>
 #include <httpd.h>
 #include <http_config.h>
@@ -21,6 +22,7 @@
 
 #include "chatstream/config.h"
 #include "chatstream/log.h"
+#include "chatstream/record.h"
 #include "chatstream/request.h"
 #include "chatstream/sink.h"
 #include "chatstream/stream.h"
@@ -119,6 +121,26 @@ static apr_status_t fetch_keys(int state, void *data, apr_pool_t *pool)
     return APR_SUCCESS;
 }
 
+typedef APR_OPTIONAL_FN_TYPE(ap_watchdog_get_instance) watchdog_get_t;
+typedef APR_OPTIONAL_FN_TYPE(ap_watchdog_register_callback) watchdog_add_t;
+
+/* A thread for each key set: it may wait for another server for seconds, and the others' keys must not. */
+static apr_status_t start_fetchers(apr_pool_t *p, watchdog_get_t *get, watchdog_add_t *add)
+{
+    cs_key_source_t *source;
+    ap_watchdog_t *watchdog;
+    apr_status_t rv = APR_SUCCESS;
+    int i = 0;
+
+    for (source = cs_config_key_sources(); source && !rv; source = source->next) {
+        if (source->is_url) {
+            rv = get(&watchdog, apr_psprintf(p, "_chatstream_keys_%d_", i++), 0, 0, p);
+            rv = rv ? rv : add(watchdog, REAP_ASK, source, fetch_keys);
+        }
+    }
+    return rv;
+}
+
 static int start_watchdogs(apr_pool_t *p, server_rec *s)
 {
     APR_OPTIONAL_FN_TYPE(ap_watchdog_get_instance) *get = APR_RETRIEVE_OPTIONAL_FN(ap_watchdog_get_instance);
@@ -134,10 +156,9 @@ static int start_watchdogs(apr_pool_t *p, server_rec *s)
         ap_log_error(APLOG_MARK, APLOG_EMERG, rv, s, "chatstream: mod_watchdog is needed: LoadModule watchdog_module");
         return HTTP_INTERNAL_SERVER_ERROR;
     }
-    /* A thread of its own: it may wait for another server for seconds. */
-    if (cs_request_has_key_sets()
-        && ((rv = get(&watchdog, "_chatstream_keys_", 0, 0, p)) || (rv = add(watchdog, REAP_ASK, s, fetch_keys)))) {
-        ap_log_error(APLOG_MARK, APLOG_EMERG, rv, s, "chatstream: cannot start the watchdog that fetches keys");
+    rv = start_fetchers(p, get, add);
+    if (rv) {
+        ap_log_error(APLOG_MARK, APLOG_EMERG, rv, s, "chatstream: cannot start the watchdogs that fetch keys");
         return HTTP_INTERNAL_SERVER_ERROR;
     }
     return OK;
@@ -161,7 +182,8 @@ static int post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, s
     if (!retained) {
         retained = ap_retained_data_create(RETAINED_KEY, sizeof(*retained));
     }
-    if (make_arena(s) != OK || make_gate(s) != OK || cs_request_load_keys(pconf, s) != OK) {
+    if (make_arena(s) != OK || make_gate(s) != OK || cs_request_load_keys(pconf, s) != OK
+        || cs_record_post_config(pconf, s) != OK) {
         return HTTP_INTERNAL_SERVER_ERROR;
     }
     return start_watchdogs(pconf, s);
@@ -181,6 +203,7 @@ static void stop_now(void)
 {
     cs_stream_child_stop(readers_to_wait_for);
     cs_sink_close_all();
+    cs_record_child_stop();
 }
 
 static void note_signal(int sig)
@@ -213,6 +236,7 @@ static void child_init(apr_pool_t *pchild, server_rec *s)
     if (!retained || !retained->log || cs_stream_child_start(pchild, s, retained->log)) {
         return; /* logged; handlers answer 503 */
     }
+    cs_record_child_start(pchild, s, cs_stream_log(), cs_stream_child());
     cs_sink_child_init(cs_stream_log(), cs_stream_hub(), cs_stream_loop());
     apr_pool_pre_cleanup_register(pchild, NULL, child_exit);
 }

@@ -15,10 +15,21 @@
 
 typedef enum { CS_LEAVE_UNSET = 0, CS_LEAVE_ABORT, CS_LEAVE_DETACH } cs_leave_e;
 
+typedef enum { CS_JOURNAL_SYNC_OFF = 1, CS_JOURNAL_SYNC_SECOND, CS_JOURNAL_SYNC_ALWAYS } cs_journal_sync_mode_e;
 typedef enum { CS_AUTH_UNSET = 0, CS_AUTH_OFF, CS_AUTH_OPTIONAL, CS_AUTH_REQUIRED } cs_auth_e;
 typedef enum { CS_RATE_BY_USER = 0, CS_RATE_BY_ADDRESS } cs_rate_by_e;
 
 #define CS_UNSET (-1)
+
+/* ChatStreamRecord; bits of `record`. */
+#define CS_RECORD_SESSIONS   1
+#define CS_RECORD_TRANSCRIPT 2
+#define CS_RECORD_AUDIT      4
+
+typedef struct {
+    const char *bytes;
+    apr_size_t len;
+} cs_secret_t;
 
 /* ChatStreamJWTKey, ChatStreamJWKS. What is in it becomes keys in the gate, once, after the configuration was read. */
 typedef struct cs_key_source_t {
@@ -68,6 +79,8 @@ typedef struct cs_dir_config_t {
     apr_int64_t max_message;
     apr_int64_t max_event;
     apr_int64_t max_answer;
+    int record;                  /* CS_RECORD_*; 0: nothing */
+    const cs_secret_t *hash_key; /* NULL: none */
     const char *profile;
     const char *location; /* the path this configuration belongs to; NULL: server level */
 } cs_dir_config_t;
@@ -77,6 +90,11 @@ typedef struct cs_server_config_t {
     apr_int64_t max_streams;
     apr_int64_t arena_bytes;
     const char *flag_file;
+    const char *state_dir;
+    apr_int64_t journal_max;
+    int journal_admits; /* when it is full, streams go on without being recorded */
+    int journal_sync;   /* cs_journal_sync_mode_e */
+    apr_int64_t retention_days;
 } cs_server_config_t;
 
 extern module AP_MODULE_DECLARE_DATA chatstream_module;
@@ -97,6 +115,16 @@ void cs_config_of(const request_rec *r, cs_dir_config_t *conf);
 /* Defaults filled in. */
 void cs_config_server_values(const server_rec *main_server, apr_int64_t *max_streams, apr_int64_t *arena_bytes);
 const char *cs_config_flag_file(const server_rec *main_server); /* NULL: none */
+/* The main server's, defaults filled in. */
+void cs_config_records(apr_pool_t *pool, const server_rec *main_server, cs_server_config_t *conf);
+/* Some location records something. */
+int cs_config_has_records(void);
+/* A directive outside of any virtual host, as it was written: NULL, there is none. */
+const char *cs_config_main_directive(const char *name);
+/* The texts of DBDPrepareSQL for labels that begin with `prefix`: label -> text. */
+apr_hash_t *cs_config_prepared(apr_pool_t *pool, const char *prefix);
+/* The section that sets the handler of this request has a Require that does not let everybody in. */
+int cs_config_handler_is_guarded(const request_rec *r);
 /* All of this configuration, the last one first. */
 cs_key_source_t *cs_config_key_sources(void);
 /*

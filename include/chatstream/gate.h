@@ -246,7 +246,8 @@ typedef struct cs_case_t {
     void *baton;
     /* what came of it */
     cs_rate_t counted;
-    int was_counted;
+    int was_asked;       /* `counted` says how things stand */
+    int was_counted;     /* and this start is among them */
     cs_result_t refusal; /* status 0: passed */
 } cs_case_t;
 

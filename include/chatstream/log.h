@@ -42,6 +42,8 @@ apr_status_t cs_log_create(cs_log_t **out, const cs_log_geometry_t *geometry);
 void cs_log_destroy(cs_log_t *log);
 int cs_log_has_geometry(const cs_log_t *log, const cs_log_geometry_t *geometry);
 uint32_t cs_log_slots(const cs_log_t *log); /* slot indexes are below this */
+/* Tells this arena from every other, also of another machine and another day. */
+void cs_log_arena_id(const cs_log_t *log, cs_uuid_t *id);
 
 typedef struct {
     uint32_t live;
@@ -71,6 +73,8 @@ void cs_log_child_wake(cs_log_t *log, uint32_t child);
 void cs_log_child_drain(cs_log_t *log, uint32_t child, void (*fn)(void *baton, uint32_t slot), void *baton);
 /* Is it this process's turn to reap? One of all that ask gets a yes in each `interval` microseconds. */
 int cs_log_reap_is_due(cs_log_t *log, apr_time_t now_mono, apr_time_t interval);
+/* The same for what is too old in the database. */
+int cs_log_purge_is_due(cs_log_t *log, apr_time_t now_mono, apr_time_t interval);
 /*
  * Any process, about twice a second: ends the streams of dead children as `worker_lost`, takes their cursors away, frees
  * what is kept past its time. Returns how many streams it ended.
@@ -125,6 +129,7 @@ typedef struct {
     apr_time_t replay_keep; /* microseconds after the end */
     apr_time_t created_at;  /* wall clock */
     apr_time_t ends_by;     /* mono: when it will have ended for sure; 0: not known */
+    int held;               /* its end has to be written down before the slot may go; see cs_log_release */
 } cs_log_spec_t;
 
 /* A reader's place in one log. Lives in the reader; only one thread at a time uses it. */
@@ -137,6 +142,7 @@ typedef struct {
     uint64_t pos;
     uint64_t seq;   /* of the last event read or skipped */
     uint32_t state; /* cs_state_e when reading last began */
+    uint64_t sent;  /* bytes the reader sent to its client; counted when the cursor is closed */
     cs_buf_t scratch;
 } cs_cursor_t;
 
@@ -180,14 +186,9 @@ cs_state_e cs_log_slot_state(const cs_log_t *log, uint32_t slot);
 
 /* ---- what is told about a stream besides its events ---------------------------------------------------------------- */
 
-/* Any thread that has the slot: a reader was sent so many bytes more; somebody came back. */
-void cs_log_count_sent(cs_log_t *log, uint32_t slot, uint64_t bytes);
+/* Any thread that has a cursor on it: somebody came back. */
 void cs_log_count_reconnect(cs_log_t *log, uint32_t slot);
-/*
- * The owner, while the stream lives: its end has to be written down before the slot may go, whatever happens to the owner. cs_log_release
- * lets it go; any process.
- */
-void cs_log_hold(cs_log_t *log, uint32_t slot);
+/* The end of a stream that was claimed as held is written down: its slot may go. Any process. */
 void cs_log_release(cs_log_t *log, uint32_t slot);
 
 typedef struct {

@@ -5,6 +5,7 @@
 
 #include <httpd.h>
 
+#include "chatstream/config.h"
 #include "chatstream/gate.h"
 
 /* Handlers, access control and the redaction of logs; in the module's register_hooks. */
@@ -16,8 +17,7 @@ int cs_request_load_keys(apr_pool_t *pconf, server_rec *server);
 void cs_request_load_flags(server_rec *server);
 /* Watchdog, about twice a second in one of the children: has the flag file changed? */
 void cs_request_look_at_flags(server_rec *server);
-/* Are there key sets to fetch? Then a watchdog of each child calls the next, about twice a second; it may block for seconds. */
-int cs_request_has_key_sets(void);
-void cs_request_fetch_keys(server_rec *server);
+/* A watchdog thread for each source that is a URL, about twice a second: fetches it when that is due, which may take seconds. */
+void cs_request_fetch_keys(cs_key_source_t *source);
 
 #endif

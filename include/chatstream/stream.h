@@ -40,11 +40,12 @@ typedef struct cs_stream_t cs_stream_t;
 
 /*
  * Takes over the slot: from now on the stream ends it. Copies the question and builds the first upstream's request.
- * `expires_at`: mono, when the permission to read ends (0: never). NULL: out of memory, or the request could not be built; the slot has
+ * `expires_at`: mono, when the permission to read ends (0: never). `ticket`: of cs_tell_opened; its end is told by whatever ends the stream. NULL: out of memory, or the request could not be built; the slot has
  * been ended then.
  */
 cs_stream_t *cs_stream_req_create(uint32_t slot, const cs_dir_config_t *conf, server_rec *server,
-                                  const cs_question_t *question, const char *traceparent, apr_time_t expires_at);
+                                  const cs_question_t *question, const char *traceparent, apr_time_t expires_at,
+                                  void *ticket);
 /* Hands it to the loop thread. Do not touch it afterwards. */
 void cs_stream_req_start(cs_stream_t *stream);
 /* Instead of start: nothing was sent, the slot is free again. */

@@ -6,6 +6,7 @@
 #include <http_core.h>
 
 #include "access.h"
+#include "keeping.h"
 #include "values.h"
 
 #define DAY          apr_time_from_sec(86400)
@@ -338,6 +339,12 @@ const command_rec cs_config_directives[] = {
     AP_INIT_TAKE1("ChatStreamMaxEvent", set_size, AT(max_event), ANYWHERE, "largest event of an upstream, in bytes"),
     AP_INIT_TAKE1("ChatStreamMaxAnswer", set_size, AT(max_answer), ANYWHERE, "largest answer, in bytes"),
     AP_INIT_TAKE1("ChatStreamProfile", set_text, AT(profile), ANYWHERE, "name of this location in records and metrics"),
+    AP_INIT_TAKE_ARGV("ChatStreamRecord", cs_keeping_record, NULL, ANYWHERE, "sessions, transcript, audit; or off"),
+    AP_INIT_TAKE1("ChatStreamHashKey", cs_keeping_hash_key, NULL, ANYWHERE, "file with the key of query hashes"),
+    AP_INIT_TAKE1("ChatStreamStateDir", cs_keeping_state_dir, NULL, RSRC_CONF, "directory of the journal"),
+    AP_INIT_TAKE12("ChatStreamJournalMax", cs_keeping_journal_max, NULL, RSRC_CONF, "BYTES [refuse|admit]"),
+    AP_INIT_TAKE1("ChatStreamJournalSync", cs_keeping_journal_sync, NULL, RSRC_CONF, "always, second or off"),
+    AP_INIT_TAKE1("ChatStreamRetention", cs_keeping_retention, NULL, RSRC_CONF, "days that records are kept"),
     AP_INIT_TAKE1("ChatStreamMaxStreams", set_max_streams, NULL, RSRC_CONF,
                   "streams at the same time, over all children"),
     AP_INIT_TAKE1("ChatStreamArena", set_arena, NULL, RSRC_CONF, "bytes of shared memory"),

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <apr_strings.h>
+#include <httpd.h>
+#include <http_config.h>
 
 #include "merge.h"
 
@@ -41,6 +43,8 @@ void *cs_config_create_dir(apr_pool_t *pool, char *path)
     conf->max_message = CS_UNSET;
     conf->max_event = CS_UNSET;
     conf->max_answer = CS_UNSET;
+    conf->record = CS_UNSET;
+    conf->hash_key = NULL;
     conf->profile = NULL;
     conf->location = path ? apr_pstrdup(pool, path) : NULL;
     return conf;
@@ -90,6 +94,8 @@ void *cs_config_merge_dir(apr_pool_t *pool, void *base, void *add)
     PICK(max_message, CS_UNSET);
     PICK(max_event, CS_UNSET);
     PICK(max_answer, CS_UNSET);
+    PICK(record, CS_UNSET);
+    PICK(hash_key, NULL);
     PICK(profile, NULL);
     PICK(location, NULL);
     return merged;
@@ -125,6 +131,7 @@ void cs_config_fill_dir(cs_dir_config_t *conf)
     DEFAULT(max_message, CS_UNSET, 32 * 1024);
     DEFAULT(max_event, CS_UNSET, 256 * 1024);
     DEFAULT(max_answer, CS_UNSET, 4 * 1024 * 1024);
+    DEFAULT(record, CS_UNSET, 0);
     DEFAULT(profile, NULL, conf->location ? conf->location : "/");
 }
 
@@ -136,6 +143,11 @@ void *cs_config_create_server(apr_pool_t *pool, server_rec *server)
     conf->max_streams = CS_UNSET;
     conf->arena_bytes = CS_UNSET;
     conf->flag_file = NULL;
+    conf->state_dir = NULL;
+    conf->journal_max = CS_UNSET;
+    conf->journal_admits = CS_UNSET;
+    conf->journal_sync = CS_UNSET;
+    conf->retention_days = CS_UNSET;
     return conf;
 }
 
@@ -147,6 +159,11 @@ void *cs_config_merge_server(apr_pool_t *pool, void *base, void *add)
     PICK(max_streams, CS_UNSET);
     PICK(arena_bytes, CS_UNSET);
     PICK(flag_file, NULL);
+    PICK(state_dir, NULL);
+    PICK(journal_max, CS_UNSET);
+    PICK(journal_admits, CS_UNSET);
+    PICK(journal_sync, CS_UNSET);
+    PICK(retention_days, CS_UNSET);
     return merged;
 }
 
@@ -163,4 +180,16 @@ const char *cs_config_flag_file(const server_rec *main_server)
     const cs_server_config_t *conf = ap_get_module_config(main_server->module_config, &chatstream_module);
 
     return conf->flag_file;
+}
+
+void cs_config_records(apr_pool_t *pool, const server_rec *main_server, cs_server_config_t *out)
+{
+    cs_server_config_t *conf = out;
+
+    *conf = *(const cs_server_config_t *)ap_get_module_config(main_server->module_config, &chatstream_module);
+    DEFAULT(state_dir, NULL, ap_runtime_dir_relative(pool, "chatstream"));
+    DEFAULT(journal_max, CS_UNSET, (apr_int64_t)1024 * 1024 * 1024);
+    DEFAULT(journal_admits, CS_UNSET, 0);
+    DEFAULT(journal_sync, CS_UNSET, CS_JOURNAL_SYNC_SECOND);
+    DEFAULT(retention_days, CS_UNSET, 90);
 }

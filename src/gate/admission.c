@@ -11,6 +11,7 @@ int cs_check_admission(cs_case_t *asked)
 
     if (asked->was_counted && (admitted != CS_ADMIT_YES || joined)) {
         cs_rate_give_back(asked->gate, &asked->rate, &asked->counted); /* nothing was started */
+        asked->was_asked = asked->was_counted = 0;
     }
     switch (admitted) {
     case CS_ADMIT_YES:

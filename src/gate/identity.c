@@ -32,21 +32,15 @@ static void refuse_unfetched(cs_identity_t *identity)
 
 static void check_token(const cs_credentials_t *credentials, apr_time_t wall_now, cs_identity_t *identity)
 {
-    const cs_keys_t *sets[16];
     const char *why = NULL;
-    unsigned i, count = 0, unfetched = 0;
-    cs_token_e verdict;
+    unsigned i, unfetched = 0;
+    cs_token_e verdict =
+        cs_token_verify(credentials->sets, credentials->set_count, credentials->token, strlen(credentials->token),
+                        &credentials->policy, wall_now, &identity->claims, &why);
 
     for (i = 0; i < credentials->set_count; i++) {
-        if (!credentials->sets[i] || count == sizeof(sets) / sizeof(sets[0])) {
-            unfetched++;
-        }
-        else {
-            sets[count++] = credentials->sets[i];
-        }
+        unfetched += !credentials->sets[i];
     }
-    verdict = cs_token_verify(sets, count, credentials->token, strlen(credentials->token), &credentials->policy,
-                              wall_now, &identity->claims, &why);
     if (verdict == CS_TOKEN_GOOD) {
         identity->who = CS_WHO_TOKEN;
         identity->user = cs_claims_text(identity->claims, "sub");

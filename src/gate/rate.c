@@ -6,6 +6,7 @@ int cs_check_rate(cs_case_t *asked)
     if (!asked->rate.count) {
         return 1;
     }
+    asked->was_asked = 1;
     switch (cs_rate_take(asked->gate, &asked->rate, asked->now, &asked->counted)) {
     case CS_RATE_OK:
         asked->was_counted = 1;

@@ -2,8 +2,9 @@
 /*
  * rate: an exact sliding window for each key, in a hash table of buckets that never lets go of a count that is still needed.
  *
- * A start is remembered by its millisecond, rounded up, and counts until a whole window has passed since: at most a millisecond
- * too long, never too short. The N-th start from the end decides alone whether there may be another.
+ * A start is remembered by its tick of 64 us, rounded up, and counts until a whole window has passed since: at most a tick too
+ * long, never too short. The N-th start from the end decides alone whether there may be another. Clients are told whole seconds without
+ * that tick: who waits so long has spent it on the way.
  *
  * Killed at any store: `end` counts a start in and is written last, `begin` drops the old ones and is written first, and giving
  * back moves the younger ones down before it lowers `end`. So at worst a start is counted that did not happen.
@@ -15,10 +16,11 @@
 #include "shared.h"
 #include "siphash.h"
 
-#define KEEP_MS    (UINT64_C(30) * 24 * 3600 * 1000) /* half-width times reach 49 days back */
-#define WINDOW_MAX ((apr_time_t)KEEP_MS * 1000)      /* longer ones count as this */
+#define TICK       64                                           /* us */
+#define KEEP_TICKS (UINT64_C(3) * 24 * 3600 * (1000000 / TICK)) /* half-width times reach 76 hours back */
+#define WINDOW_MAX ((apr_time_t)KEEP_TICKS * TICK)              /* longer ones count as this */
 
-_Static_assert(KEEP_MS < UINT32_MAX, "a stamp tells its time");
+_Static_assert(KEEP_TICKS < UINT32_MAX, "a stamp tells its time");
 
 typedef struct {
     uint64_t key[2];
@@ -88,15 +90,15 @@ static uint64_t time_of(const place_t *place, uint32_t i)
     return last - (uint32_t)((uint32_t)last - place->ring[i & (place->cap - 1)]);
 }
 
-/* The first start later than `ms`; `end`: there is none. */
-static uint32_t first_after(const place_t *place, int64_t ms)
+/* The first start later than `tick`; `end`: there is none. */
+static uint32_t first_after(const place_t *place, int64_t tick)
 {
     uint32_t begin = place->head->begin, count = place->head->end - begin;
 
     while (count) {
         uint32_t half = count / 2;
 
-        if ((int64_t)time_of(place, begin + half) > ms) {
+        if ((int64_t)time_of(place, begin + half) > tick) {
             count = half;
         }
         else {
@@ -107,10 +109,10 @@ static uint32_t first_after(const place_t *place, int64_t ms)
     return begin;
 }
 
-/* When a start at `ms` leaves the window. */
-static apr_time_t leaves_at(uint64_t ms, apr_time_t window)
+/* When a start at `tick` leaves the window. */
+static apr_time_t leaves_at(uint64_t tick, apr_time_t window)
 {
-    return (apr_time_t)(ms * 1000) + window;
+    return (apr_time_t)(tick * TICK) + window;
 }
 
 static apr_time_t over_at(const rate_head_t *head)
@@ -120,6 +122,7 @@ static apr_time_t over_at(const rate_head_t *head)
 
 static uint32_t whole_seconds(apr_time_t span)
 {
+    span -= TICK - 1;
     return span <= APR_USEC_PER_SEC ? 1 : (uint32_t)((span + APR_USEC_PER_SEC - 1) / APR_USEC_PER_SEC);
 }
 
@@ -193,7 +196,7 @@ static cs_rate_e judge(const place_t *place, const query_t *query, apr_time_t no
             return CS_RATE_LIMITED;
         }
     }
-    oldest = first_after(place, now < query->window ? -1 : (now - query->window) / 1000);
+    oldest = first_after(place, now < query->window ? -1 : (now - query->window) / TICK);
     if (oldest != head->end) {
         rate->remaining -= head->end - oldest;
         rate->reset = whole_seconds(leaves_at(time_of(place, oldest), query->window) - now);
@@ -204,7 +207,7 @@ static cs_rate_e judge(const place_t *place, const query_t *query, apr_time_t no
 static uint64_t count_start(const place_t *place, const query_t *query, apr_time_t now)
 {
     rate_head_t *head = place->head;
-    uint64_t stamp = ((uint64_t)now + 999) / 1000;
+    uint64_t stamp = ((uint64_t)now + TICK - 1) / TICK;
     uint32_t begin;
 
     if (!place->known) {
@@ -217,7 +220,7 @@ static uint64_t count_start(const place_t *place, const query_t *query, apr_time
     else if (stamp < head->last) {
         stamp = head->last; /* another thread read the clock later and was here first */
     }
-    begin = first_after(place, (int64_t)stamp - (int64_t)KEEP_MS - 1);
+    begin = first_after(place, (int64_t)stamp - (int64_t)KEEP_TICKS - 1);
     if (head->end - begin == place->cap) {
         begin++; /* no rule looks back further than `cap` starts */
     }
@@ -278,7 +281,7 @@ cs_rate_e cs_rate_peek(cs_gate_t *gate, const cs_rate_rule_t *rule, apr_time_t n
     return ask(gate, rule, now, rate, ASK_ONLY);
 }
 
-/* Starts of one millisecond are all the same, so any of them may go. */
+/* Starts of one tick are all the same, so any of them may go. */
 static void remove_stamp(const place_t *place, uint32_t stamp)
 {
     rate_head_t *head = place->head;

@@ -27,11 +27,11 @@
 
 /*
  * One key of one group. Its starts are ring[begin % cap] to ring[(end - 1) % cap], oldest first, each the low half of a time in
- * milliseconds; none is later than `last`, nor so much earlier that the half would not do.
+ * ticks; none is later than `last`, nor so much earlier that the half would not do.
  */
 typedef struct {
     uint64_t key[2];
-    uint64_t last;   /* ms; never goes back while the key is the same */
+    uint64_t last;   /* ticks; never goes back while the key is the same */
     uint64_t window; /* us: the longest of the rules that count in it; when it is over, the entry may be another's */
     uint32_t begin, end;
 } rate_head_t;

@@ -115,6 +115,11 @@ apr_status_t cs_log_create(cs_log_t **out, const cs_log_geometry_t *geometry)
         cs_log_destroy(log);
         return rv;
     }
+    rv = cs_uuid7_make(&head->id, apr_time_now());
+    if (rv) {
+        cs_log_destroy(log);
+        return rv;
+    }
     cs_log_slots_init(log);
     cs_log_blocks_init(log);
     head->magic = ARENA_MAGIC;
@@ -143,6 +148,11 @@ int cs_log_has_geometry(const cs_log_t *log, const cs_log_geometry_t *geometry)
 {
     return log->head->bytes == geometry->bytes && log->head->max_streams == geometry->max_streams
            && log->head->nchildren == geometry->max_children;
+}
+
+void cs_log_arena_id(const cs_log_t *log, cs_uuid_t *id)
+{
+    *id = log->head->id;
 }
 
 uint32_t cs_log_slots(const cs_log_t *log)

@@ -278,11 +278,21 @@ static void expire(cs_log_t *log, apr_time_t now)
     }
 }
 
+static int take_turn(_Atomic apr_time_t *taken, apr_time_t now, apr_time_t interval)
+{
+    apr_time_t last = atomic_load(taken);
+
+    return (!last || now - last >= interval) && atomic_compare_exchange_strong(taken, &last, now);
+}
+
 int cs_log_reap_is_due(cs_log_t *log, apr_time_t now, apr_time_t interval)
 {
-    apr_time_t last = atomic_load(&log->head->reaped_at);
+    return take_turn(&log->head->reaped_at, now, interval);
+}
 
-    return now - last >= interval && atomic_compare_exchange_strong(&log->head->reaped_at, &last, now);
+int cs_log_purge_is_due(cs_log_t *log, apr_time_t now, apr_time_t interval)
+{
+    return take_turn(&log->head->purged_at, now, interval);
 }
 
 unsigned cs_log_reap(cs_log_t *log, apr_time_t now)

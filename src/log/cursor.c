@@ -206,6 +206,7 @@ void cs_log_cursor_close(cs_cursor_t *cursor)
         slot = NULL; /* taken away; entry and slot may be another's by now */
     }
     else {
+        atomic_fetch_add(&slot->bytes_sent, cursor->sent);
         atomic_store(&entry_of(cursor)->state, CURSOR_FREE);
     }
     if (slot && slot->life == LIFE_LIVE) {

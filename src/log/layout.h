@@ -117,12 +117,14 @@ typedef struct {
 
 typedef struct {
     uint64_t magic;
+    cs_uuid_t id;
     uint32_t nslots, nblocks, nchildren, nbuckets, max_streams, mark_words;
     uint64_t bytes, off_children, off_marks, off_heads, off_slots, off_blocks;
     pthread_mutex_t lock;
     uint32_t free_slot;
     uint32_t kept_first, kept_last; /* oldest end first */
     _Atomic apr_time_t reaped_at;   /* mono: when somebody last took his turn */
+    _Atomic apr_time_t purged_at;
     uint32_t live, kept;
     uint32_t cursor_serial;
     pthread_mutex_t pool_lock;

@@ -4,21 +4,9 @@
 
 #include "layout.h"
 
-void cs_log_count_sent(cs_log_t *log, uint32_t index, uint64_t bytes)
-{
-    atomic_fetch_add_explicit(&log->slots[index].bytes_sent, bytes, memory_order_relaxed);
-}
-
 void cs_log_count_reconnect(cs_log_t *log, uint32_t index)
 {
     atomic_fetch_add_explicit(&log->slots[index].reconnects, 1, memory_order_relaxed);
-}
-
-void cs_log_hold(cs_log_t *log, uint32_t index)
-{
-    cs_log_lock(log);
-    log->slots[index].held = 1;
-    cs_log_unlock(log);
 }
 
 void cs_log_release(cs_log_t *log, uint32_t index)

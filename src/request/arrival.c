@@ -6,8 +6,10 @@
 #include <http_protocol.h>
 #include <http_request.h>
 
+#include "chatstream/observe.h"
 #include "chatstream/sink.h"
 #include "identity.h"
+#include "limits.h"
 
 #define ALLOW_HEADERS_MAX 1024
 
@@ -103,6 +105,13 @@ static int authenticate(request_rec *r)
         identity.refusal = missing;
         identity.challenge = "";
     }
+    if (identity.refusal.status != HTTP_SERVICE_UNAVAILABLE) {
+        const cs_incident_t failed = {CS_INCIDENT_AUTH_FAILED, &conf, {NULL, NULL, r->useragent_ip}, NULL,
+                                      identity.refusal.code,   NULL};
+
+        cs_tell_incident(&failed);
+    }
+    cs_limits_show(r, &conf, &identity);
     cs_identity_challenge(r, &identity);
     cs_response_problem(r, &identity.refusal);
     return DONE;

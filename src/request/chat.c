@@ -9,15 +9,18 @@
 #include <http_log.h>
 #include <http_protocol.h>
 
+#include "chatstream/observe.h"
 #include "chatstream/sink.h"
 #include "chatstream/stream.h"
 #include "identity.h"
 #include "limits.h"
+#include "params_read.h"
 #include "redact.h"
 
 APLOG_USE_MODULE(chatstream);
 
-#define READERS_RETRY_AFTER 2 /* seconds; readers leave all the time */
+#define READERS_RETRY_AFTER    2 /* seconds; readers leave all the time */
+#define UNRECORDED_RETRY_AFTER 5 /* seconds */
 
 typedef struct {
     request_rec *r;
@@ -42,16 +45,6 @@ static int refuse(request_rec *r, int status, const char *code, const char *mess
     return cs_response_problem(r, &problem);
 }
 
-static int refuse_as(request_rec *r, const cs_identity_t *identity, const cs_result_t *refusal)
-{
-    if (refusal->status == identity->refusal.status && refusal->code == identity->refusal.code) {
-        cs_identity_challenge(r, identity);
-    }
-    return cs_response_problem(r, refusal);
-}
-
-/* ---- the answer's headers ---------------------------------------------------------------------------------------- */
-
 static int is_plain_token(const char *text, size_t max)
 {
     size_t len = 0;
@@ -62,9 +55,19 @@ static int is_plain_token(const char *text, size_t max)
     return len && len <= max && !text[len];
 }
 
+/* The client's own id, when it sent a good one: what it reconnects with. */
+static const char *connection_of(const request_rec *r)
+{
+    const char *id = apr_table_get(r->headers_in, "X-Connection-Id");
+
+    return id && is_plain_token(id, 128) ? id : NULL;
+}
+
+/* ---- the answer's headers ---------------------------------------------------------------------------------------- */
+
 static void name_stream(chat_t *chat)
 {
-    const char *connection_id = apr_table_get(chat->r->headers_in, "X-Connection-Id");
+    const char *connection_id = connection_of(chat->r);
     char id[CS_UUID_LEN + 1];
     apr_time_t created_at;
     cs_uuid_t uuid;
@@ -73,8 +76,7 @@ static void name_stream(chat_t *chat)
     cs_log_slot_info(cs_stream_log(), chat->cursor.slot, &uuid, &created_at, &format);
     cs_uuid_format(id, &uuid);
     apr_table_set(chat->r->headers_out, "X-Stream-Id", id);
-    apr_table_set(chat->r->headers_out, "X-Connection-Id",
-                  connection_id && is_plain_token(connection_id, 128) ? connection_id : id);
+    apr_table_set(chat->r->headers_out, "X-Connection-Id", connection_id ? connection_id : id);
 }
 
 static const cs_format_t *format_of(const chat_t *chat)
@@ -142,6 +144,82 @@ static int serve(chat_t *chat)
     return status;
 }
 
+/* ---- telling ----------------------------------------------------------------------------------------------------- */
+
+/* NULL: the user is not whom a token names. One of another user may have come along (AuthType Basic, and a token as parameter). */
+static cs_claims_t *claims_of(const cs_identity_t *identity)
+{
+    return identity->who == CS_WHO_TOKEN ? identity->claims : NULL;
+}
+
+static cs_person_t person_of(request_rec *r, const cs_identity_t *identity)
+{
+    cs_person_t person = {NULL, NULL, r->useragent_ip};
+
+    if (identity->who != CS_WHO_ADDRESS) {
+        person.name = identity->user;
+        person.email = claims_of(identity) ? cs_claims_text(claims_of(identity), "email") : NULL;
+    }
+    return person;
+}
+
+static void tell(request_rec *r, const cs_dir_config_t *conf, const cs_identity_t *identity, cs_incident_e kind,
+                 const char *stream_id, const char *code)
+{
+    const cs_incident_t incident = {kind, conf, person_of(r, identity), stream_id, code, NULL};
+
+    cs_tell_incident(&incident);
+}
+
+static void tell_reconnect(const chat_t *chat)
+{
+    apr_time_t created_at;
+    char id[CS_UUID_LEN + 1];
+    cs_uuid_t uuid;
+    uint32_t format;
+
+    cs_log_count_reconnect(cs_stream_log(), chat->cursor.slot);
+    cs_log_slot_info(cs_stream_log(), chat->cursor.slot, &uuid, &created_at, &format);
+    cs_uuid_format(id, &uuid);
+    tell(chat->r, chat->conf, chat->identity, CS_INCIDENT_RECONNECT, id, NULL);
+}
+
+/* What a refusal by the gate is in the audit trail; failures of our own and of the request's form are none. */
+static void tell_refusal(request_rec *r, const cs_dir_config_t *conf, const cs_identity_t *identity,
+                         const cs_result_t *refusal)
+{
+    static const struct {
+        const char *code;
+        cs_incident_e kind;
+    } kinds[] = {
+        {"rate_limited", CS_INCIDENT_RATE_LIMITED},
+        {"too_many_streams", CS_INCIDENT_DENIED},
+        {"streaming_disabled", CS_INCIDENT_DENIED},
+    };
+    size_t i;
+
+    if (identity->refusal.status && refusal->code == identity->refusal.code
+        && refusal->status != HTTP_SERVICE_UNAVAILABLE) {
+        tell(r, conf, identity, CS_INCIDENT_AUTH_FAILED, NULL, refusal->code);
+        return;
+    }
+    for (i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+        if (!strcmp(refusal->code, kinds[i].code)) {
+            tell(r, conf, identity, kinds[i].kind, NULL, refusal->code);
+        }
+    }
+}
+
+static int refuse_as(request_rec *r, const cs_dir_config_t *conf, const cs_identity_t *identity,
+                     const cs_result_t *refusal)
+{
+    if (refusal->status == identity->refusal.status && refusal->code == identity->refusal.code) {
+        cs_identity_challenge(r, identity);
+    }
+    tell_refusal(r, conf, identity, refusal);
+    return cs_response_problem(r, refusal);
+}
+
 /* ---- resume ------------------------------------------------------------------------------------------------------ */
 
 /* A reconnect never starts a second generation: whatever the id names, nothing below this asks an upstream. */
@@ -156,7 +234,11 @@ static int resume(chat_t *chat, const char *event_id)
     }
     switch (opened) {
     case CS_OPEN_OK:
-        return chat->r->header_only ? answer_head(chat) : serve(chat);
+        if (chat->r->header_only) {
+            return answer_head(chat);
+        }
+        tell_reconnect(chat);
+        return serve(chat);
     case CS_OPEN_SEEN:
         return HTTP_NO_CONTENT;
     case CS_OPEN_READERS:
@@ -175,7 +257,7 @@ static int resume(chat_t *chat, const char *event_id)
  */
 static void question_of(const chat_t *chat, cs_question_t *question)
 {
-    cs_claims_t *claims = chat->identity->claims;
+    cs_claims_t *claims = claims_of(chat->identity);
 
     question->message = chat->params.message;
     question->history = chat->params.history;
@@ -189,9 +271,19 @@ static void question_of(const chat_t *chat, cs_question_t *question)
 /* Mono; 0: the stream may outlive its token. */
 static apr_time_t expiry_of(const chat_t *chat)
 {
-    apr_time_t expiry = chat->identity->claims ? cs_claims_expiry(chat->identity->claims) : 0;
+    const cs_claims_t *claims = claims_of(chat->identity);
+    apr_time_t expiry = claims ? cs_claims_expiry(claims) : 0;
 
     return chat->conf->auth_expires && expiry ? cs_clock_mono() + (expiry + chat->conf->leeway - apr_time_now()) : 0;
+}
+
+/* A slot that was claimed and must not become a stream. */
+static void forget_claim(chat_t *chat)
+{
+    const cs_log_ending_t ending = {.state = CS_STATE_ERROR, .http_status = 503, .code = "unavailable"};
+
+    cs_log_end(cs_stream_log(), chat->cursor.slot, &ending, CS_LOG_FORGET);
+    cs_log_cursor_close(&chat->cursor);
 }
 
 /* Where an Idempotency-Key counts: profiles may be shared by locations that ask different upstreams. */
@@ -206,11 +298,32 @@ static uint32_t scope_of(const chat_t *chat)
 
 static int begin_stream(chat_t *chat)
 {
+    const cs_upstream_t *first = &APR_ARRAY_IDX(chat->conf->upstreams, 0, cs_upstream_t);
+    const char *connection_id = connection_of(chat->r);
+    cs_opened_t opened = {
+        .slot = chat->cursor.slot,
+        .conf = chat->conf,
+        .server = chat->r->server,
+        .person = person_of(chat->r, chat->identity),
+        .connection_id = connection_id,
+        .conversation_id = chat->params.conversation_id,
+        .message = chat->params.message,
+        .upstream = first->name,
+    };
     cs_question_t question;
+    void *ticket;
 
+    if (!cs_tell_opened(&opened, &ticket)) {
+        forget_claim(chat);
+        return refuse(chat->r, HTTP_SERVICE_UNAVAILABLE, "unavailable", "What is streamed cannot be recorded now.",
+                      UNRECORDED_RETRY_AFTER);
+    }
+    if (connection_id && cs_log_seen(cs_stream_log(), chat->user_key, connection_id)) {
+        tell_reconnect(chat);
+    }
     question_of(chat, &question);
     chat->stream = cs_stream_req_create(chat->cursor.slot, chat->conf, chat->r->server, &question,
-                                        apr_table_get(chat->r->headers_in, "traceparent"), expiry_of(chat));
+                                        apr_table_get(chat->r->headers_in, "traceparent"), expiry_of(chat), ticket);
     if (!chat->stream) {
         cs_log_cursor_close(&chat->cursor);
         return refuse(chat->r, HTTP_SERVICE_UNAVAILABLE, "unavailable", "The server is out of memory.",
@@ -245,6 +358,7 @@ static cs_admit_e claim(void *baton, int *joined, uint32_t *retry_after)
         .replay_keep = chat->conf->replay_keep,
         .created_at = apr_time_now(),
         .ends_by = chat->asked.now + chat->conf->timeout_total,
+        .held = chat->conf->record != 0,
     };
     apr_time_t ends_by;
 
@@ -294,13 +408,16 @@ static int pass(chat_t *chat, cs_gate_list_e list)
     int passed = cs_gate_pass(&chat->asked, list);
 
     cs_limits_tell(chat->r, &chat->asked);
+    if (passed && chat->identity->claims) {
+        tell(chat->r, chat->conf, chat->identity, CS_INCIDENT_AUTH_OK, NULL, NULL);
+    }
     return passed;
 }
 
 static int ask_anew(chat_t *chat)
 {
     if (!pass(chat, chat->r->header_only ? CS_GATE_LOOK : CS_GATE_NEW)) {
-        return refuse_as(chat->r, chat->identity, &chat->asked.refusal);
+        return refuse_as(chat->r, chat->conf, chat->identity, &chat->asked.refusal);
     }
     if (chat->r->header_only) {
         return answer_head(chat);
@@ -338,7 +455,8 @@ int cs_request_chat(request_rec *r, const cs_dir_config_t *conf, cs_kind_e kind)
         event_id = chat.params.last_event_id;
     }
     if (event_id && *event_id && kind == CS_KIND_STREAM && !result.status) {
-        return pass(&chat, CS_GATE_OLD) ? resume(&chat, event_id) : refuse_as(r, chat.identity, &chat.asked.refusal);
+        return pass(&chat, CS_GATE_OLD) ? resume(&chat, event_id)
+                                        : refuse_as(r, conf, chat.identity, &chat.asked.refusal);
     }
     return ask_anew(&chat);
 }
@@ -360,7 +478,7 @@ int cs_request_cancel(request_rec *r, const cs_dir_config_t *conf)
         return cs_response_problem(r, &result);
     }
     if (identity->refusal.status) {
-        return refuse_as(r, identity, &identity->refusal);
+        return refuse_as(r, conf, identity, &identity->refusal);
     }
     stream_id = params.stream_id ? params.stream_id : apr_table_get(r->headers_in, "X-Stream-Id");
     if (!stream_id || cs_uuid_parse(&id, stream_id, strlen(stream_id))) {
@@ -369,6 +487,7 @@ int cs_request_cancel(request_rec *r, const cs_dir_config_t *conf)
     if (cs_log_cancel(cs_stream_log(), &id, cs_identity_key(r, identity), &state)) {
         return refuse(r, HTTP_GONE, "gone", "The stream is not kept any more.", 0);
     }
+    tell(r, conf, identity, CS_INCIDENT_CANCEL, apr_pstrdup(r->pool, stream_id), NULL);
     json = apr_psprintf(r->pool, "{\"stream_id\":\"%s\",\"status\":\"%s\"}\n", apr_pstrdup(r->pool, stream_id),
                         cs_state_is_end(state) ? cs_state_name(state) : "cancelled");
     return cs_response_json(r, HTTP_OK, json, strlen(json));

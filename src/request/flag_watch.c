@@ -4,16 +4,25 @@
 #include <http_log.h>
 
 #include "chatstream/config.h"
+#include "chatstream/observe.h"
 #include "chatstream/request.h"
 #include "limits.h"
 
 APLOG_USE_MODULE(chatstream);
+
+static void tell_change(void)
+{
+    const cs_incident_t change = {CS_INCIDENT_FLAG_CHANGE, NULL, {NULL, NULL, NULL}, NULL, NULL, NULL};
+
+    cs_tell_incident(&change);
+}
 
 static void tell(server_rec *server, const char *path, cs_flags_look_e look, const char *why)
 {
     switch (look) {
     case CS_FLAGS_CHANGED:
         ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, server, "chatstream: ChatStreamFlagFile: '%s' is in force", path);
+        tell_change();
         break;
     case CS_FLAGS_BROKEN:
         ap_log_error(APLOG_MARK, APLOG_ERR, 0, server,
@@ -22,6 +31,7 @@ static void tell(server_rec *server, const char *path, cs_flags_look_e look, con
     case CS_FLAGS_GONE:
         ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, server,
                      "chatstream: ChatStreamFlagFile: '%s' is not there: the directives are in force", path);
+        tell_change();
         break;
     default:
         break;

@@ -12,8 +12,10 @@
 #include "arrival.h"
 #include "chat.h"
 #include "chatstream/observe.h"
+#include "chatstream/record.h"
 #include "chatstream/sink.h"
 #include "chatstream/stream.h"
+#include "identity.h"
 #include "limits.h"
 #include "redact.h"
 
@@ -46,6 +48,9 @@ static int handle_stream(request_rec *r)
         return answer_options(r, allowed);
     }
     cs_config_of(r, &conf);
+    if (!is_asking(r)) {
+        cs_limits_show(r, &conf, cs_identity_of(r, &conf, NULL));
+    }
     if (r->method_number == M_DELETE) {
         return cs_request_cancel(r, &conf);
     }
@@ -61,6 +66,9 @@ static int handle_complete(request_rec *r)
         return answer_options(r, allowed);
     }
     cs_config_of(r, &conf);
+    if (!is_asking(r)) {
+        cs_limits_show(r, &conf, cs_identity_of(r, &conf, NULL));
+    }
     return is_asking(r) ? cs_request_chat(r, &conf, CS_KIND_DOCUMENT) : wrong_method(r, allowed);
 }
 
@@ -88,6 +96,9 @@ static int handler(request_rec *r)
     }
     if (!strcmp(r->handler, "chatstream-health")) {
         return handle_health(r);
+    }
+    if (!strcmp(r->handler, "chatstream-audit")) {
+        return r->method_number == M_GET ? cs_record_audit(r) : wrong_method(r, "GET, HEAD");
     }
     if (strcmp(r->handler, "chatstream") && strcmp(r->handler, "chatstream-complete")) {
         return DECLINED;

@@ -8,12 +8,13 @@
 #include <apr_strings.h>
 #include <http_core.h>
 #include <http_log.h>
+#include <http_main.h>
 #include <http_protocol.h>
 #include <http_request.h>
 
 #include "chatstream/request.h"
 #include "chatstream/upstream.h"
-#include "params.h"
+#include "params_read.h"
 
 APLOG_USE_MODULE(chatstream);
 
@@ -97,17 +98,7 @@ int cs_request_load_keys(apr_pool_t *pconf, server_rec *server)
     return OK;
 }
 
-int cs_request_has_key_sets(void)
-{
-    const cs_key_source_t *source = cs_config_key_sources();
-
-    while (source && !source->is_url) {
-        source = source->next;
-    }
-    return source != NULL;
-}
-
-static void fetch(server_rec *server, cs_key_source_t *source)
+static void fetch(cs_key_source_t *source)
 {
     char error[256] = "";
     cs_keys_t *keys = NULL;
@@ -121,20 +112,17 @@ static void fetch(server_rec *server, cs_key_source_t *source)
     }
     cs_buf_free(&text);
     if (rv) {
-        ap_log_error(APLOG_MARK, APLOG_ERR, 0, server, "chatstream: %s: '%s': %s; the last good set stays in force",
-                     source->directive, source->place, error);
+        ap_log_error(APLOG_MARK, APLOG_ERR, 0, ap_server_conf,
+                     "chatstream: %s: '%s': %s; the last good set stays in force", source->directive, source->place,
+                     error);
     }
     cs_jwks_update(source->jwks, rv ? NULL : keys, cs_clock_mono());
 }
 
-void cs_request_fetch_keys(server_rec *server)
+void cs_request_fetch_keys(cs_key_source_t *source)
 {
-    cs_key_source_t *source;
-
-    for (source = cs_config_key_sources(); source; source = source->next) {
-        if (source->is_url && cs_jwks_is_due(source->jwks, cs_clock_mono())) {
-            fetch(server, source);
-        }
+    if (cs_jwks_is_due(source->jwks, cs_clock_mono())) {
+        fetch(source);
     }
 }
 

@@ -47,15 +47,8 @@ static const char *group_of(request_rec *r, const cs_dir_config_t *conf)
                                            conf->location ? conf->location : "/");
 }
 
-void cs_limits_apply(request_rec *r, const cs_dir_config_t *conf, cs_case_t *asked)
+static void apply_rate(request_rec *r, const cs_dir_config_t *conf, cs_case_t *asked)
 {
-    const char *email = asked->identity->claims ? cs_claims_text(asked->identity->claims, "email") : NULL;
-
-    asked->gate = gate;
-    cs_limits_flags(conf, &asked->enabled, &asked->share);
-    asked->in_cohort = conf->cohort
-                       && (apr_hash_get(conf->cohort, asked->identity->user, APR_HASH_KEY_STRING)
-                           || (email && apr_hash_get(conf->cohort, email, APR_HASH_KEY_STRING)));
     if (conf->rate_count > 0) {
         asked->rate.count = (uint32_t)conf->rate_count;
         asked->rate.window = conf->rate_window;
@@ -64,12 +57,34 @@ void cs_limits_apply(request_rec *r, const cs_dir_config_t *conf, cs_case_t *ask
     }
 }
 
+void cs_limits_apply(request_rec *r, const cs_dir_config_t *conf, cs_case_t *asked)
+{
+    const char *email = asked->identity->who == CS_WHO_TOKEN ? cs_claims_text(asked->identity->claims, "email") : NULL;
+
+    asked->gate = gate;
+    cs_limits_flags(conf, &asked->enabled, &asked->share);
+    asked->in_cohort = conf->cohort
+                       && (apr_hash_get(conf->cohort, asked->identity->user, APR_HASH_KEY_STRING)
+                           || (email && apr_hash_get(conf->cohort, email, APR_HASH_KEY_STRING)));
+    apply_rate(r, conf, asked);
+}
+
+void cs_limits_show(request_rec *r, const cs_dir_config_t *conf, const cs_identity_t *identity)
+{
+    cs_case_t asked = {.gate = gate, .now = cs_clock_mono(), .identity = identity};
+
+    apply_rate(r, conf, &asked);
+    cs_limits_tell(r, &asked);
+}
+
 void cs_limits_tell(request_rec *r, cs_case_t *asked)
 {
     if (!asked->rate.count) {
         return;
     }
-    cs_rate_peek(gate, &asked->rate, asked->now, &asked->counted); /* a start may have been given back meanwhile */
+    if (!asked->was_asked) {
+        cs_rate_peek(gate, &asked->rate, asked->now, &asked->counted);
+    }
     apr_table_setn(r->err_headers_out, "RateLimit-Limit", apr_psprintf(r->pool, "%u", asked->rate.count));
     apr_table_setn(r->err_headers_out, "RateLimit-Remaining", apr_psprintf(r->pool, "%u", asked->counted.remaining));
     apr_table_setn(r->err_headers_out, "RateLimit-Reset", apr_psprintf(r->pool, "%u", asked->counted.reset));

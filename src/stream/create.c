@@ -50,27 +50,37 @@ apr_status_t cs_stream_build_body(cs_stream_t *stream)
 void cs_stream_free(cs_stream_t *stream)
 {
     cs_buf_free(&stream->body);
+    cs_buf_free(&stream->answer);
     cs_decoder_destroy(stream->decoder);
+    cs_decoder_destroy(stream->reader);
     free(stream->strings);
     free(stream);
 }
 
-static void forget_slot(uint32_t slot)
+static void forget_slot(uint32_t slot, void *ticket)
 {
-    cs_log_ending_t ending = {.state = CS_STATE_ERROR, .http_status = 503, .code = "unavailable"};
+    cs_log_ending_t ending = {.state = CS_STATE_ERROR,
+                              .http_status = 503,
+                              .code = "unavailable",
+                              .prompt_tokens = -1,
+                              .completion_tokens = -1,
+                              .first_token_ms = -1};
+    const cs_closed_t closed = {&ending, NULL, NULL, 0};
 
     cs_log_end(cs_stream_log(), slot, &ending, CS_LOG_FORGET);
+    cs_tell_closed(ticket, &closed);
 }
 
 cs_stream_t *cs_stream_req_create(uint32_t slot, const cs_dir_config_t *conf, server_rec *server,
-                                  const cs_question_t *question, const char *traceparent, apr_time_t expires_at)
+                                  const cs_question_t *question, const char *traceparent, apr_time_t expires_at,
+                                  void *ticket)
 {
     cs_stream_t *stream = calloc(1, sizeof(*stream));
     cs_uuid_t id;
     uint32_t format;
 
     if (!stream) {
-        forget_slot(slot);
+        forget_slot(slot, ticket);
         return NULL;
     }
     cs_buf_init(&stream->body, BODY_MAX);
@@ -79,12 +89,14 @@ cs_stream_t *cs_stream_req_create(uint32_t slot, const cs_dir_config_t *conf, se
     stream->server = server;
     stream->created = cs_clock_mono();
     stream->expires_at = expires_at;
+    stream->ticket = ticket;
+    cs_buf_init(&stream->answer, (size_t)conf->max_answer + 1);
     cs_log_slot_info(cs_stream_log(), slot, &id, &stream->created_at, &format);
     cs_uuid_format(stream->id, &id);
     stream->conf.format =
         cs_format_by_index(format); /* chatstream-complete gathers tokens, whatever its location streams */
     if (!copy_question(stream, question, traceparent) || cs_stream_build_body(stream)) {
-        forget_slot(slot);
+        forget_slot(slot, ticket);
         cs_stream_free(stream);
         return NULL;
     }
@@ -101,6 +113,6 @@ void cs_stream_req_start(cs_stream_t *stream)
 
 void cs_stream_req_discard(cs_stream_t *stream)
 {
-    forget_slot(stream->slot);
+    forget_slot(stream->slot, stream->ticket);
     cs_stream_free(stream);
 }

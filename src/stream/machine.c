@@ -60,6 +60,19 @@ static void fill_ending(cs_stream_t *stream, cs_state_e state, const cs_result_t
     ending->tokens = stream->tokens;
 }
 
+static int keeps_answer(const cs_stream_t *stream)
+{
+    return stream->ticket && stream->conf.record & CS_RECORD_TRANSCRIPT;
+}
+
+static void tell_closed(cs_stream_t *stream, const cs_log_ending_t *ending)
+{
+    cs_closed_t closed = {ending, upstream_of(stream)->name, keeps_answer(stream) ? &stream->answer : NULL,
+                          ending->state != CS_STATE_COMPLETED};
+
+    cs_tell_closed(stream->ticket, &closed);
+}
+
 /* The one place where a stream ends. Frees it. */
 static void end_stream(cs_stream_t *stream, cs_state_e state, const cs_result_t *failure, int retryable)
 {
@@ -87,6 +100,7 @@ static void end_stream(cs_stream_t *stream, cs_state_e state, const cs_result_t 
                    : CS_LOG_KEEP);
     cs_log_hub_mark(cs_stream_hub(), stream->slot);
     cs_log_hub_remove(cs_stream_hub(), &stream->watch);
+    tell_closed(stream, &ending);
     *stream->prev = stream->next;
     if (stream->next) {
         stream->next->prev = stream->prev;
@@ -253,6 +267,9 @@ static apr_status_t on_event(void *baton, const cs_event_t *event)
         return rv;
     }
     stream->appended = 1;
+    if (event->kind == CS_EVENT_TOKEN && keeps_answer(stream)) {
+        cs_buf_append(&stream->answer, event->data, event->len); /* ChatStreamMaxAnswer bounds both */
+    }
     if (event->kind != CS_EVENT_METADATA && !cs_decoder_outcome(stream->decoder)->is_ping) {
         stream->tokens++;
         stream->last_at = cs_loop_now(cs_stream_loop());
@@ -262,6 +279,14 @@ static apr_status_t on_event(void *baton, const cs_event_t *event)
         }
     }
     return APR_SUCCESS;
+}
+
+/* Of a second decoder: what it cannot decode, the first one has told already. */
+static apr_status_t on_answer(void *baton, const cs_event_t *event)
+{
+    cs_stream_t *stream = baton;
+
+    return event->kind == CS_EVENT_TOKEN ? cs_buf_append(&stream->answer, event->data, event->len) : APR_SUCCESS;
 }
 
 static void publish(cs_stream_t *stream)
@@ -309,6 +334,9 @@ static cs_flow_e on_data(void *baton, const char *bytes, size_t len)
         return CS_FLOW_PAUSE;
     }
     rv = cs_decoder_feed(stream->decoder, bytes, len);
+    if (stream->reader && !rv) {
+        cs_decoder_feed(stream->reader, bytes, len);
+    }
     publish(stream);
     if (decoding_failed(stream, rv, NULL)) {
         return CS_FLOW_STOP;
@@ -392,11 +420,21 @@ static void on_done(void *baton, cs_transfer_end_e end, const char *reason)
 
 static apr_status_t make_decoder(cs_stream_t *stream)
 {
-    static const cs_decoder_events_t events = {on_event};
+    static const cs_decoder_events_t events = {on_event}, reading = {on_answer};
     cs_decoder_limits_t limits = {(size_t)stream->conf.max_event, (size_t)stream->conf.max_answer};
 
     cs_decoder_destroy(stream->decoder);
-    stream->decoder = NULL;
+    cs_decoder_destroy(stream->reader);
+    stream->decoder = stream->reader = NULL;
+    stream->answer.len = 0;
+    if (keeps_answer(stream) && stream->conf.format->mode == CS_DECODE_RAW) {
+        apr_status_t rv = cs_decoder_create(&stream->reader, upstream_of(stream)->dialect, CS_DECODE_EVENTS, &limits,
+                                            &reading, stream);
+
+        if (rv) {
+            return rv;
+        }
+    }
     return cs_decoder_create(&stream->decoder, upstream_of(stream)->dialect, stream->conf.format->mode, &limits,
                              &events, stream);
 }

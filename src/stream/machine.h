@@ -3,6 +3,7 @@
 #ifndef CS_STREAM_MACHINE_H
 #define CS_STREAM_MACHINE_H
 
+#include "chatstream/observe.h"
 #include "chatstream/stream.h"
 
 struct cs_stream_t {
@@ -15,6 +16,7 @@ struct cs_stream_t {
     char *strings;
     char *traceparent;
     char id[CS_UUID_LEN + 1];
+    void *ticket; /* of those who want to know how it ends */
     apr_time_t created;    /* mono */
     apr_time_t created_at; /* wall */
     apr_time_t expires_at; /* mono; 0: never */
@@ -26,6 +28,8 @@ struct cs_stream_t {
     cs_buf_t body;
     cs_transfer_t *transfer;
     cs_decoder_t *decoder;
+    cs_buf_t answer;      /* its text so far, when a transcript is kept */
+    cs_decoder_t *reader; /* finds it, where the decoder passes the upstream's own events on */
     apr_time_t attempt_at, headers_at, first_at, last_at; /* mono; 0: not yet */
     apr_time_t left_at;                                   /* since when nobody reads; 0: somebody does */
     uint64_t tokens;

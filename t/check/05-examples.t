@@ -36,7 +36,8 @@ my $template = $t->dir . '/template.json';
 open my $handle, '>', $template or die;
 print $handle qq({"q": "{message}"}\n);
 close $handle;
-my $secret = $t->dir . '/jwt-secret';
+my $dir = $t->dir;
+my $secret = "$dir/jwt-secret";
 open $handle, '>', $secret or die;
 print $handle 'k' x 32;
 close $handle;
@@ -47,7 +48,8 @@ for my $entry (split /^(?=# Directive: )/m, text_of('conf/chatstream.conf')) {
     for my $line ($entry =~ /^#(\Q$name\E .*)$/mg) {
         $examples++;
         $line =~ s/ca=\S+/ca=$t->{httpd}{ca}/;
-        $line =~ s{conf/jwt-secret}{$secret};
+        $line =~ s{conf/(?:jwt-secret|hash-key)}{$secret};
+        $line =~ s{/var/lib/chatstream}{$dir/state};
         $line =~ s/\S+\.json$/$template/ if $name eq 'ChatStreamRequestTemplate';
         if ($entry =~ /^#   Context +server config$/m) { $server .= "$line\n" }
         else { $directory .= "$line\n" }

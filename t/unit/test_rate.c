@@ -8,6 +8,7 @@
 
 #define SEC ((apr_time_t)APR_USEC_PER_SEC)
 #define MS  ((apr_time_t)1000)
+#define TICK ((apr_time_t)64) /* stamps are rounded up to it */
 #define DAY (86400 * SEC)
 
 static cs_gate_t *make_gate(uint32_t rate_max)
@@ -51,14 +52,14 @@ static void test_answers(void)
     is_int(cs_rate_peek(gate, &rule, now, &rate), CS_RATE_OK, "nothing counted yet");
     ok(rate.remaining == 2 && rate.reset == 0, "all are left");
     is_int(cs_rate_take(gate, &rule, now, &rate), CS_RATE_OK, "the first");
-    ok(rate.remaining == 1 && rate.reset == 11, "one left, its millisecond rounded up (reset %u)", rate.reset);
+    ok(rate.remaining == 1 && rate.reset == 10, "one left, a window from now to the second (reset %u)", rate.reset);
     is_int(cs_rate_take(gate, &rule, now + 4 * SEC, &rate), CS_RATE_OK, "the second");
-    ok(rate.remaining == 0 && rate.reset == 7, "none left until the first leaves (reset %u)", rate.reset);
+    ok(rate.remaining == 0 && rate.reset == 6, "none left until the first leaves (reset %u)", rate.reset);
     is_int(cs_rate_take(gate, &rule, now + 5 * SEC, &rate), CS_RATE_LIMITED, "the third");
-    ok(rate.remaining == 0 && rate.reset == 6, "has to wait for the first (reset %u)", rate.reset);
+    ok(rate.remaining == 0 && rate.reset == 5, "has to wait for the first (reset %u)", rate.reset);
     is_int(cs_rate_peek(gate, &rule, now + 10 * SEC - 1, &rate), CS_RATE_LIMITED, "a microsecond too early");
     is_int(rate.reset, 1, "a second at least");
-    is_int(cs_rate_peek(gate, &rule, now + 11 * SEC, &rate), CS_RATE_OK, "who waits as told is let in");
+    is_int(cs_rate_peek(gate, &rule, now + 10 * SEC + TICK, &rate), CS_RATE_OK, "who waits as told is let in, a tick later");
     ok(rate.remaining == 1 && rate.reset == 4, "peek counts nothing (reset %u)", rate.reset);
     is_int(cs_rate_take(gate, &other, now, &rate), CS_RATE_OK, "another key");
     other = rule;
@@ -137,7 +138,7 @@ static void test_turns(void)
 {
     cs_gate_t *gate = make_gate(4);
     cs_rate_rule_t rule = rule_of("alice", 4, DAY);
-    apr_time_t turn = ((apr_time_t)1 << 32) * MS, now = turn - 2 * MS;
+    apr_time_t turn = ((apr_time_t)1 << 32) * TICK, now = turn - 2 * MS;
     cs_rate_t rate;
     unsigned i;
 
@@ -145,7 +146,7 @@ static void test_turns(void)
         is_int(cs_rate_take(gate, &rule, now + i * MS, &rate), CS_RATE_OK, "start %u around the turn", i);
     }
     is_int(cs_rate_take(gate, &rule, now + DAY - 1, &rate), CS_RATE_LIMITED, "all count a day later");
-    cs_rate_peek(gate, &rule, now + DAY, &rate);
+    cs_rate_peek(gate, &rule, now + DAY + TICK, &rate);
     is_int(rate.remaining, 1, "they leave one by one");
     for (i = 1; i < 5; i++) {
         cs_rate_peek(gate, &rule, now + i * turn + 2 * MS, &rate);
@@ -373,7 +374,7 @@ static void test_model(unsigned seed, unsigned keys, apr_time_t skew)
     cs_gate_t *gate = make_gate(MODEL_MAX);
     model_t *models = calloc(keys, sizeof(*models));
     unsigned long step, bad_allow = 0, bad_forbid = 0, bad_words = 0, bad_reset = 0, limited = 0, full = 0, back = 0;
-    apr_time_t clock = (((apr_time_t)1 << 32) - 100000) * MS, slack = 2 * MS + skew;
+    apr_time_t clock = (((apr_time_t)1 << 32) - 100000) * TICK, slack = 2 * TICK + skew;
     unsigned i;
 
     for (i = 0; i < keys; i++) {
@@ -418,14 +419,14 @@ static void test_model(unsigned seed, unsigned keys, apr_time_t skew)
             limited++;
             bad_forbid += loose < rule.count;
             bad_words += rate.reset != ahead.reset || !rate.reset || rate.remaining;
-            bad_reset += cs_rate_peek(gate, &rule, now + rate.reset * SEC, &ahead) != CS_RATE_OK;
+            bad_reset += cs_rate_peek(gate, &rule, now + rate.reset * SEC + TICK, &ahead) != CS_RATE_OK;
             bad_reset +=
                 rate.reset > 1 && model_count(model, now + (rate.reset - 1) * SEC, rule.window + slack) < rule.count;
         }
     }
     printf("# %u keys, skew %d: %lu limited, %lu given back\n", keys, (int)skew, limited, back);
     is_int(bad_allow, 0, "never one more than the model allows");
-    is_int(bad_forbid, 0, "none refused that the model would let in 2 ms later");
+    is_int(bad_forbid, 0, "none refused that the model would let in two ticks later");
     is_int(bad_words, 0, "remaining and peek are right");
     is_int(bad_reset, 0, "reset is neither too early nor a second too late");
     is_int(full, 0, "the table has room");

@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The recorder of a child: its state directory, its threads, its end. */
+#include "recorder.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <apr_dbd.h>
+#include <apr_network_io.h>
+#include <apr_strings.h>
+#include <httpd.h>
+#include <http_log.h>
+#include <unixd.h>
+
+APLOG_USE_MODULE(chatstream);
+
+#define STOP_TIME     apr_time_from_sec(3) /* for the database to take what is journalled */
+#define CANCEL_TIME   1                    /* seconds, for a thread that was cancelled */
+#define RECORDER_TIME 3                    /* seconds */
+
+cs_recorder_t cs_recorder;
+
+static struct {
+    pthread_t recorder, store;
+    int has_recorder, has_store;
+    cs_database_t *database;
+} threads;
+
+/* ---- parent ------------------------------------------------------------------------------------------------------ */
+
+static int refuse_dir(server_rec *server, const char *path, apr_status_t rv, const char *what)
+{
+    ap_log_error(APLOG_MARK, APLOG_EMERG, rv, server, "chatstream: ChatStreamStateDir: '%s' %s", path, what);
+    return HTTP_INTERNAL_SERVER_ERROR;
+}
+
+/* What is in it tells who asked what, so it is the children's alone. */
+static int make_dir(apr_pool_t *pool, server_rec *server, const char *path)
+{
+    apr_status_t rv = apr_dir_make_recursive(path, APR_FPROT_UREAD | APR_FPROT_UWRITE | APR_FPROT_UEXECUTE, pool);
+    struct stat info;
+
+    if (rv) {
+        return refuse_dir(server, path, rv, "cannot be made");
+    }
+    if (stat(path, &info) || !S_ISDIR(info.st_mode)) {
+        return refuse_dir(server, path, errno, "is no directory");
+    }
+    if (geteuid() == 0 && info.st_uid != ap_unixd_config.user_id
+        && chown(path, ap_unixd_config.user_id, ap_unixd_config.group_id)) {
+        return refuse_dir(server, path, errno, "cannot be given to the user the children run as");
+    }
+    return OK;
+}
+
+int cs_record_post_config(apr_pool_t *pconf, server_rec *server)
+{
+    cs_server_config_t conf;
+    apr_status_t rv;
+
+    if (!cs_config_has_records()) {
+        return OK;
+    }
+    cs_config_records(pconf, server, &conf);
+    rv = apr_dbd_init(pconf);
+    if (rv) {
+        ap_log_error(APLOG_MARK, APLOG_EMERG, rv, server, "chatstream: ChatStreamRecord: apr_dbd cannot be used");
+        return HTTP_INTERNAL_SERVER_ERROR;
+    }
+    return make_dir(pconf, server, conf.state_dir);
+}
+
+/* ---- child ------------------------------------------------------------------------------------------------------- */
+
+/* Not even the journal can be written: then nothing may be streamed that should be recorded. */
+static int refuse_everything(const cs_opened_t *what, void **ticket)
+{
+    *ticket = NULL;
+    if (what->conf->record) {
+        cs_log_release(cs_recorder.log, what->slot);
+    }
+    return !what->conf->record || cs_recorder.conf.journal_admits;
+}
+
+static void ignore_closed(void *ticket, const cs_closed_t *what)
+{
+    (void)ticket;
+    (void)what;
+}
+
+static void ignore_incident(const cs_incident_t *what)
+{
+    (void)what;
+}
+
+static const cs_observer_t refusing = {refuse_everything, ignore_closed, ignore_incident};
+
+static apr_status_t start_journal(char *error, size_t size)
+{
+    cs_journal_options_t options = {
+        cs_recorder.conf.state_dir, cs_recorder.node, {{0}}, (cs_sync_e)cs_recorder.conf.journal_sync};
+    apr_status_t rv;
+
+    cs_log_arena_id(cs_recorder.log, &options.arena);
+    rv = cs_journal_create(&cs_recorder.journal, &options, error, size);
+    if (rv) {
+        return rv;
+    }
+    rv = cs_open_list_open(&cs_recorder.open, options.dir, cs_journal_chain(cs_recorder.journal));
+    if (rv) {
+        apr_snprintf(error, size, "the list of open streams cannot be made");
+        cs_journal_close(cs_recorder.journal);
+    }
+    return rv;
+}
+
+static apr_status_t start_threads(void)
+{
+    apr_status_t rv = cs_database_create(&threads.database, cs_recorder.pool);
+
+    if (!rv && !(rv = pthread_create(&threads.recorder, NULL, cs_recorder_run, NULL))) {
+        threads.has_recorder = 1;
+        rv = pthread_create(&threads.store, NULL, cs_keeping_run, threads.database);
+        threads.has_store = rv == 0;
+    }
+    return rv;
+}
+
+void cs_record_child_start(apr_pool_t *pchild, server_rec *server, cs_log_t *log, uint32_t child)
+{
+    char error[512] = "";
+    apr_status_t rv;
+
+    if (!cs_config_has_records()) {
+        return;
+    }
+    cs_recorder.server = server;
+    cs_recorder.log = log;
+    cs_recorder.child = child;
+    cs_config_records(pchild, server, &cs_recorder.conf);
+    pthread_mutex_init(&cs_recorder.lock, NULL);
+    pthread_cond_init(&cs_recorder.wake, NULL);
+    pthread_cond_init(&cs_recorder.store_wake, NULL);
+    if (apr_gethostname(cs_recorder.node, sizeof(cs_recorder.node), pchild)) {
+        memcpy(cs_recorder.node, "localhost", sizeof("localhost"));
+    }
+    /* Of nobody: a driver that hangs may still use it when everything else goes. */
+    rv = apr_pool_create(&cs_recorder.pool, NULL);
+    if (!rv) {
+        rv = start_journal(error, sizeof(error));
+    }
+    if (!rv) {
+        rv = start_threads();
+    }
+    if (rv) {
+        ap_log_error(APLOG_MARK, APLOG_CRIT, rv, server, "chatstream: the recorder cannot start: %s; streams are %s",
+                     error, cs_recorder.conf.journal_admits ? "not recorded" : "refused");
+        cs_observer_set(&refusing);
+        return;
+    }
+    cs_recorder.on = 1;
+    cs_observer_set(&cs_record_observer);
+}
+
+static struct timespec in_seconds(apr_time_t seconds)
+{
+    struct timespec until = {(time_t)(apr_time_sec(apr_time_now()) + seconds), 0};
+
+    return until;
+}
+
+/* The store thread may hang in its driver for as long as the database does. */
+static int end_store_thread(void)
+{
+    struct timespec until = in_seconds(apr_time_sec(STOP_TIME) + 1);
+
+    if (!threads.has_store || !pthread_timedjoin_np(threads.store, NULL, &until)) {
+        return 1;
+    }
+    ap_log_error(APLOG_MARK, APLOG_WARNING, 0, cs_recorder.server,
+                 "chatstream: the database does not answer; what it has not taken waits in '%s'",
+                 cs_recorder.conf.state_dir);
+    if (cs_database_may_be_cancelled()) {
+        until = in_seconds(CANCEL_TIME + 1);
+        pthread_cancel(threads.store);
+        if (!pthread_timedjoin_np(threads.store, NULL, &until)) {
+            cs_database_close(threads.database); /* mod_dbd's pool wants back what it lent */
+            return 1;
+        }
+    }
+    return 0;
+}
+
+void cs_record_child_stop(void)
+{
+    struct timespec until = in_seconds(RECORDER_TIME + 1);
+
+    if (!cs_recorder.on) {
+        return;
+    }
+    pthread_mutex_lock(&cs_recorder.lock);
+    atomic_store(&cs_recorder.stopping, 1);
+    pthread_cond_broadcast(&cs_recorder.wake);
+    pthread_mutex_unlock(&cs_recorder.lock);
+    /* On prefork this may run in a signal handler over a thread that holds the journal's lock: then others finish, as after a kill. */
+    if (pthread_timedjoin_np(threads.recorder, NULL, &until) || !end_store_thread()) {
+        cs_recorder.on = 0;
+        return;
+    }
+    cs_recorder.on = 0;
+    cs_recorder_give_up();
+}
+
+/* ---- health ------------------------------------------------------------------------------------------------------ */
+
+void cs_record_health(cs_record_health_t *health)
+{
+    apr_time_t oldest = atomic_load(&cs_recorder.oldest);
+
+    memset(health, 0, sizeof(*health));
+    if (!cs_recorder.on) {
+        return;
+    }
+    health->database = (cs_database_e)atomic_load(&cs_recorder.database);
+    health->journal_bytes = atomic_load(&cs_recorder.usage);
+    health->oldest_s = oldest ? apr_time_sec(apr_time_now() - oldest) : 0;
+    health->journal_full = cs_recorder_is_full();
+    health->unrecorded = atomic_load(&cs_recorder.unrecorded);
+    health->saved = atomic_load(&cs_recorder.saved);
+    health->refused = atomic_load(&cs_recorder.refused);
+}
