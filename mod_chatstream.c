@@ -166,9 +166,10 @@ static int start_watchdogs(apr_pool_t *p, server_rec *s)
 
 static int check_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s)
 {
-    (void)pconf;
+    int rc = cs_config_check(ptemp, s, max_children());
+
     (void)plog;
-    return cs_config_check(ptemp, s, max_children());
+    return rc == OK ? cs_request_load_keys(pconf, s) : rc; /* here, so that httpd -t says what is wrong with a key */
 }
 
 static int post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, server_rec *s)
@@ -182,8 +183,7 @@ static int post_config(apr_pool_t *pconf, apr_pool_t *plog, apr_pool_t *ptemp, s
     if (!retained) {
         retained = ap_retained_data_create(RETAINED_KEY, sizeof(*retained));
     }
-    if (make_arena(s) != OK || make_gate(s) != OK || cs_request_load_keys(pconf, s) != OK
-        || cs_record_post_config(pconf, s) != OK) {
+    if (make_arena(s) != OK || make_gate(s) != OK || cs_record_post_config(pconf, s) != OK) {
         return HTTP_INTERNAL_SERVER_ERROR;
     }
     return start_watchdogs(pconf, s);

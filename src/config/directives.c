@@ -29,6 +29,12 @@ static const char *set_flag(cmd_parms *cmd, void *dir, const char *text)
     return complain(cmd, cs_value_flag(cmd->pool, text, FIELD(int)));
 }
 
+/* httpd leaves ${NAME} as it is when nobody defined it; the second argument is for that. */
+static const char *set_enabled(cmd_parms *cmd, void *dir, const char *text, const char *otherwise)
+{
+    return set_flag(cmd, dir, otherwise && !strncmp(text, "${", 2) ? otherwise : text);
+}
+
 static const char *set_time(cmd_parms *cmd, void *dir, const char *text)
 {
     return complain(cmd, cs_value_time(cmd->pool, text, apr_time_from_msec(1), DAY, FIELD(apr_time_t)));
@@ -305,7 +311,7 @@ static const char *set_arena(cmd_parms *cmd, void *dir, const char *text)
 #define ANYWHERE (RSRC_CONF | ACCESS_CONF)
 
 const command_rec cs_config_directives[] = {
-    AP_INIT_TAKE1("ChatStreamEnabled", set_flag, AT(enabled), ANYWHERE, "On or Off: whether streaming is offered"),
+    AP_INIT_TAKE12("ChatStreamEnabled", set_enabled, AT(enabled), ANYWHERE, "On or Off: whether streaming is offered"),
     AP_INIT_TAKE1("ChatStreamRollout", cs_access_rollout, NULL, ANYWHERE, "percentage of the users who may stream"),
     AP_INIT_ITERATE("ChatStreamCohort", cs_access_cohort, NULL, ANYWHERE, "users who always may: names, or @FILE"),
     AP_INIT_TAKE1("ChatStreamFlagFile", set_flag_file, NULL, RSRC_CONF, "JSON file that overrides flag and percentage"),

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <apr_strings.h>
 #include <httpd.h>
 #include <http_log.h>
 
@@ -23,8 +24,13 @@ static int64_t or_none(int64_t value)
     return value < 0 ? CS_NUM_NONE : value;
 }
 
-void cs_recorder_fill_close(cs_fact_t *fact, const cs_log_ending_t *ending, const cs_log_told_t *told)
+void cs_recorder_fill_close(cs_fact_t *fact, const cs_log_ending_t *ending, const cs_log_told_t *told,
+                            char detail[CS_CLOSE_DETAIL])
 {
+    apr_snprintf(detail, CS_CLOSE_DETAIL,
+                 ending->code[0] ? "{\"status\":\"%s\",\"code\":\"%s\"}" : "{\"status\":\"%s\"}",
+                 cs_state_name((cs_state_e)ending->state), ending->code);
+    cs_fact_set(fact, CS_TXT_DETAIL, detail);
     fact->kind = CS_FACT_CLOSE;
     cs_fact_set(fact, CS_TXT_MESSAGE, NULL);
     cs_fact_set(fact, CS_TXT_EVENT, "stream_close");
@@ -41,6 +47,7 @@ void cs_recorder_fill_close(cs_fact_t *fact, const cs_log_ending_t *ending, cons
 
 static apr_status_t write_closing(cs_ticket_t *ticket)
 {
+    char detail[CS_CLOSE_DETAIL];
     cs_log_told_t told;
     cs_fact_t fact;
     apr_status_t rv = cs_fact_decode(&fact, ticket->base, ticket->base_len);
@@ -49,7 +56,7 @@ static apr_status_t write_closing(cs_ticket_t *ticket)
         return rv;
     }
     cs_log_told(cs_recorder.log, ticket->slot, &told);
-    cs_recorder_fill_close(&fact, &ticket->ending, &told);
+    cs_recorder_fill_close(&fact, &ticket->ending, &told, detail);
     fact.number[CS_NUM_AT] = apr_time_now();
     if (ticket->upstream[0]) {
         cs_fact_set(&fact, CS_TXT_UPSTREAM, ticket->upstream);

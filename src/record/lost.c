@@ -108,6 +108,7 @@ static void close_one(void *baton, uint32_t place, const cs_fact_t *opened)
     cs_adopted_t *adopted = closing->adopted;
     uint32_t slot = CS_LOG_NONE;
     cs_fact_t fact = *opened;
+    char detail[CS_CLOSE_DETAIL];
     cs_log_told_t told;
     cs_log_ending_t ending;
     cs_buf_t answer;
@@ -135,7 +136,7 @@ static void close_one(void *baton, uint32_t place, const cs_fact_t *opened)
             }
         }
     }
-    cs_recorder_fill_close(&fact, &ending, slot != CS_LOG_NONE ? &told : NULL);
+    cs_recorder_fill_close(&fact, &ending, slot != CS_LOG_NONE ? &told : NULL, detail);
     if (slot == CS_LOG_NONE) {
         fact.number[CS_NUM_CHUNK_COUNT] = CS_NUM_NONE;
     }

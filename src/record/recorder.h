@@ -75,8 +75,10 @@ void *cs_recorder_run(void *unused);
 int cs_recorder_adopt(void);
 /* Closes what can be closed of the streams of adopted chains. 1: none is left open. */
 int cs_recorder_close_lost(cs_adopted_t *adopted);
-/* The closing fact of a stream from its opening one; texts are borrowed from both. */
-void cs_recorder_fill_close(cs_fact_t *fact, const cs_log_ending_t *ending, const cs_log_told_t *told);
+/* The closing fact of a stream from its opening one; texts are borrowed from all three. `told` NULL: the slot is gone. */
+#define CS_CLOSE_DETAIL 128
+void cs_recorder_fill_close(cs_fact_t *fact, const cs_log_ending_t *ending, const cs_log_told_t *told,
+                            char detail[CS_CLOSE_DETAIL]);
 
 /* database.c: the store thread's connection */
 typedef struct cs_database_t cs_database_t;

@@ -73,6 +73,12 @@ static void tell_closed(cs_stream_t *stream, const cs_log_ending_t *ending)
     cs_tell_closed(stream->ticket, &closed);
 }
 
+/* Nothing went wrong: somebody left, cancelled, or may not read any longer. */
+static int is_routine(cs_state_e state, const cs_result_t *failure)
+{
+    return state == CS_STATE_CANCELLED || state == CS_STATE_DISCONNECTED || failure->status == 401;
+}
+
 /* The one place where a stream ends. Frees it. */
 static void end_stream(cs_stream_t *stream, cs_state_e state, const cs_result_t *failure, int retryable)
 {
@@ -81,10 +87,9 @@ static void end_stream(cs_stream_t *stream, cs_state_e state, const cs_result_t 
 
     fill_ending(stream, state, failure, retryable, &ending);
     if (failure && failure->log) {
-        ap_log_error(APLOG_MARK,
-                     state == CS_STATE_CANCELLED || state == CS_STATE_DISCONNECTED ? APLOG_INFO : APLOG_WARNING, 0,
-                     stream->server, "chatstream: stream %s ended as %s (%s): upstream %s: %s", stream->id,
-                     cs_state_name(state), failure->code, upstream_of(stream)->name, failure->log);
+        ap_log_error(APLOG_MARK, is_routine(state, failure) ? APLOG_INFO : APLOG_WARNING, 0, stream->server,
+                     "chatstream: stream %s ended as %s (%s): upstream %s: %s", stream->id, cs_state_name(state),
+                     failure->code, upstream_of(stream)->name, failure->log);
     }
     cs_loop_timer_clear(cs_stream_loop(), &stream->timer);
     if (state == CS_STATE_COMPLETED) {
