@@ -29,6 +29,7 @@ typedef struct {
     cs_database_e database;  /* as this child sees it */
     uint64_t journal_bytes;  /* of all children, not in the database yet */
     apr_int64_t oldest_s;    /* since when the oldest of them waits */
+    int refuses;             /* new streams that are to be recorded */
     int journal_full;        /* new streams are refused, or not recorded */
     uint64_t unrecorded;     /* streams admitted although the journal was full */
     uint64_t saved, refused; /* facts of this child that the database took, and that it will never take */

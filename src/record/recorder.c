@@ -221,13 +221,15 @@ void cs_record_health(cs_record_health_t *health)
     apr_time_t oldest = atomic_load(&cs_recorder.oldest);
 
     memset(health, 0, sizeof(*health));
-    if (!cs_recorder.on) {
+    if (!cs_recorder.on) { /* it could not start, or has ended already; or there is nothing to record */
+        health->refuses = cs_recorder.server && !cs_recorder.conf.journal_admits;
         return;
     }
     health->database = (cs_database_e)atomic_load(&cs_recorder.database);
     health->journal_bytes = atomic_load(&cs_recorder.usage);
     health->oldest_s = oldest ? apr_time_sec(apr_time_now() - oldest) : 0;
     health->journal_full = cs_recorder_is_full();
+    health->refuses = health->journal_full && !cs_recorder.conf.journal_admits;
     health->unrecorded = atomic_load(&cs_recorder.unrecorded);
     health->saved = atomic_load(&cs_recorder.saved);
     health->refused = atomic_load(&cs_recorder.refused);
