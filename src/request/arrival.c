@@ -71,10 +71,11 @@ static int takes_tokens(const cs_dir_config_t *conf)
 
 static int arrive(request_rec *r)
 {
+    const cs_dir_config_t *merged = cs_config_dir(r->per_dir_config);
     cs_dir_config_t conf;
 
-    if (!cs_config_dir(r->per_dir_config)) {
-        return DECLINED;
+    if (!merged || (!merged->cors && !merged->keys)) {
+        return DECLINED; /* every request of the server comes by here */
     }
     cs_config_of(r, &conf);
     if (conf.cors && conf.cors->nelts && arrive_across(r, &conf) == DONE) {

@@ -23,6 +23,7 @@ use IO::Socket::INET;
 #   modules       more of httpd's modules, by the name in mod_NAME.so
 #   bare          1: without the limits' being taken off for tests
 #   server_config text outside of the virtual hosts
+#   first_config  the same, in front of it (the fixture's own)
 #   config        text inside of each virtual host
 #   defines       hash: Define NAME value
 #   log_level     'warn chatstream:info'
@@ -171,6 +172,7 @@ $protocols
 </Directory>
 # One client stands for many users here; tests of the limit set their own.
 @{[ $self->{bare} ? '' : 'ChatStreamMaxPerUser 0' ]}
+@{[ $self->{first_config} // '' ]}
 @{[ $self->{server_config} // '' ]}
 Listen 127.0.0.1:$self->{port}
 <VirtualHost 127.0.0.1:$self->{port}>
@@ -329,12 +331,17 @@ sub connect_to
 
 # ---- file descriptors --------------------------------------------------------------------------------------------------
 
-# What a child holds open: { client => connections on our ports, other => everything else }. Connections to the upstreams
-# (`ports`) are not counted: libcurl keeps idle ones for the next request.
+# Files of the recorder and of SQLite: they come and go with what there is to write down.
+my $RECORDS = qr/\.(?:journal|open|lock|done|head|corrupt|refused)(?: \(deleted\))?$|\.(?:sqlite|db)(?:-wal|-shm|-journal)?(?: \(deleted\))?$/;
+
+# What a child holds open: { client => connections on our ports, records => files of the recorder and connections to the
+# database, other => everything else }. Connections to the upstreams (`ports`) are not counted: libcurl keeps idle ones for
+# the next request.
 sub descriptors
 {
     my ($self, $pid, @ports) = @_;
     my %own = map { $_ => 1 } grep { defined } @$self{qw(port tls_port)};
+    my $database = $self->{database_port} // 0;
     my %upstream = map { $_ => 1 } @ports;
     my %sockets;
     for my $table (qw(tcp tcp6)) {
@@ -342,16 +349,17 @@ sub descriptors
             my ($local, $remote, $state, $inode) = (split ' ', $line)[ 1, 2, 3, 9 ];
             next if !defined $inode || $inode !~ /^\d+$/;
             my ($local_port, $remote_port) = map { hex((split /:/)[1]) } $local, $remote;
-            $sockets{$inode} = $state eq '0A' ? 'listen' : $upstream{$remote_port} ? 'upstream' : $own{$local_port} ? 'client' : 'other';
+            $sockets{$inode} = $state eq '0A' ? 'listen' : $upstream{$remote_port} ? 'upstream' : $own{$local_port} ? 'client'
+                : $database && $remote_port == $database ? 'records' : 'other';
         }
     }
-    my %count = (client => 0, upstream => 0, other => 0, listen => 0);
+    my %count = (client => 0, upstream => 0, other => 0, listen => 0, records => 0);
     my %names;
     for my $link (glob "/proc/$pid/fd/*") {
         my $target = readlink $link // next;
-        my $kind = $target =~ /^socket:\[(\d+)\]$/ ? $sockets{$1} || 'other' : 'other';
+        my $kind = $target =~ /^socket:\[(\d+)\]$/ ? $sockets{$1} || 'other' : $target =~ $RECORDS ? 'records' : 'other';
         $count{$kind}++;
-        $names{$target}++ if $kind eq 'other';
+        $names{$target}++ if $kind eq 'other' || $kind eq 'records';
     }
     return { %count, names => \%names };
 }

@@ -24,6 +24,7 @@ use warnings;
 
 use ChatStream::Client;
 use ChatStream::Curl;
+use ChatStream::Database;
 use ChatStream::Httpd;
 use ChatStream::Process qw(children_of free_port slurp wait_until);
 use ChatStream::Source qw(source_dir);
@@ -70,10 +71,16 @@ sub patient { return "ChatStreamTimeout 900 headers=900 first-token=900 idle=900
 #   upstreams   list of option hashes, one simulator each ([{}]); the configuration knows them as ${UPSTREAM},
 #               ${UPSTREAM2} ..., with unix => 1 also as ${UPSTREAM_SOCKET}, ${UPSTREAM2_SOCKET} ...; tls => 1: with TLS
 #   start       0: do not start httpd yet
+#   database    sqlite3, pgsql, mysql: one of its own; or a ChatStream::Database that runs already. mod_dbd is set to it, and
+#               ChatStreamStateDir to a directory of the test
+#   records     what of the records is not looked at in the end, where a test breaks it on purpose: { journal => 0: it need
+#               not be empty; sessions => 0: rows may still be active; audit => 0: the trail need not verify; openings => 0:
+#               nor have each stream's beginning and end }
 sub new
 {
     my ($class, %options) = @_;
     my $upstreams = delete $options{upstreams} || [ {} ];
+    my ($database, $records) = (delete $options{database}, delete $options{records});
     my $start = delete $options{start} // 1;
     my $self = bless { owner => $$, expected => [], allowed => [], baseline => {} }, $class;
 
@@ -82,6 +89,16 @@ sub new
     # The children run as www-data and have to reach what is in it.
     chmod 0755, $dir;
     diag "kept: $dir" if $ENV{CHATSTREAM_KEEP};
+    $self->{records} = { journal => 1, sessions => 1, audit => 1, openings => 1, %{ $records || {} } };
+    if ($database) {
+        $database = $self->{own_database} = ChatStream::Database->new(kind => $database, dir => $dir)->start if !ref $database;
+        $self->{database} = $database;
+        $options{modules} = [ 'dbd', @{ $options{modules} || [] } ];
+        $options{database_port} = $database->port;
+        # Each child has one connection, of its store thread.
+        $options{first_config} = 'DBDriver ' . $database->driver . "\nDBDParams \"" . $database->params . "\"\nDBDMin 0\n"
+            . 'ChatStreamStateDir "' . $self->state_dir . "\"\n";
+    }
 
     $self->{httpd} = ChatStream::Httpd->new(
         dir => $dir, module => $ENV{CHATSTREAM_MODULE} || build_dir() . '/.libs/mod_chatstream.so',
@@ -107,6 +124,8 @@ sub new
 
 sub httpd { $_[0]{httpd} }
 sub dir   { $_[0]{dir} }
+sub database { $_[0]{database} }
+sub state_dir { "$_[0]{dir}/state" }
 sub upstream { my ($self, $number) = @_; return $self->{upstreams}[ ($number || 1) - 1 ] }
 
 sub start
@@ -188,6 +207,101 @@ sub wait_active
     return wait_until(sub { ($self->health->{streams}{active} // -1) == $number }, $timeout || 10);
 }
 
+# ---- records -----------------------------------------------------------------------------------------------------------
+
+# Runs chatstreamctl on this server's database and state directory: (exit status, output, complaint).
+sub ctl
+{
+    my ($self, @arguments) = @_;
+    my $program = $ENV{CHATSTREAM_CTL} || build_dir() . '/chatstreamctl';
+    my @where = ('--db', $self->{database}->ctl, '--state', $self->state_dir);
+    my $out = File::Temp->new(DIR => $self->{dir});
+    my $err = File::Temp->new(DIR => $self->{dir});
+    my $process = ChatStream::Process->start(
+        name => 'chatstreamctl',
+        command => [ 'sh', '-c', 'out=$1 err=$2; shift 2; exec "$@" >"$out" 2>"$err"', 'sh', "$out", "$err", $program, @where, @arguments ],
+    );
+    wait_until(sub { !$process->alive }, 60) or die "chatstreamctl @arguments hangs\n";
+    return ($process->status >> 8 || $process->status, slurp("$out"), slurp("$err"));
+}
+
+# Streams that somebody has on a list of open ones: their records are not finished.
+sub open_streams
+{
+    my ($self) = @_;
+    my $count = 0;
+    for my $file (glob $self->state_dir . '/*.open') {
+        my $bytes = slurp($file) // '';
+        $count += (unpack 'V', substr $bytes, $_ * 2048, 4) != 0 for 0 .. int((length($bytes) + 2044) / 2048) - 1;
+    }
+    return $count;
+}
+
+# Facts that wait in the journals of all children, dead ones included.
+sub waiting_facts
+{
+    my ($self) = @_;
+    return 0 if !-d $self->state_dir;
+    my ($rc, $said, $complaint) = $self->ctl('--json', 'journal', 'show');
+    # A segment may go while it is being looked for.
+    return -1 if $rc;
+    return scalar grep { /"applied":(?:0|false)/ } split /\n/, $said;
+}
+
+# Waits until every stream has ended in the records and all of them are in the database; false after `timeout` seconds.
+# The order matters: a stream leaves the list when its end is in the journal.
+sub records_settled
+{
+    my ($self, $timeout) = @_;
+    return wait_until(sub { !$self->open_streams && !$self->waiting_facts }, $timeout || 20);
+}
+
+# The row of streaming_sessions, waited for until it is not active any more (state => 'any': until it is there).
+sub session
+{
+    my ($self, $id, $state) = @_;
+    my ($row, @rows);
+    wait_until(sub {
+        @rows = eval { $self->{database}->query('SELECT * FROM streaming_sessions WHERE id = ?', $id) };
+        $row = $rows[0];
+        return $row && ($state || $row->{status} ne 'active');
+    }, 20);
+    return @rows > 1 ? die "two rows for $id\n" : $row || {};
+}
+
+# What has to be true of the records whenever httpd ended in order.
+sub _check_records
+{
+    my ($self) = @_;
+    my ($database, $look) = @$self{qw(database records)};
+    return if !-d $self->state_dir || !$database->alive;
+    if ($look->{journal}) {
+        my @left = map { s{.*/}{}r } glob $self->state_dir . '/*.{journal,open,lock,corrupt,refused}';
+        is "@left", '', 'the journal is in the database';
+    }
+    my ($rows) = eval { $database->query('SELECT count(*) AS n FROM streaming_sessions') };
+    return if !$rows && $@;    # nothing was ever recorded
+    if ($look->{sessions}) {
+        is $database->value("SELECT count(*) FROM streaming_sessions WHERE status = 'active' OR completed_at IS NULL"), 0,
+            'no session is left open';
+    }
+    if ($look->{audit}) {
+        my ($rc, $said, $complaint) = $self->ctl('audit', 'verify');
+        is $rc, 0, 'the audit trail verifies' or diag "$said$complaint";
+    }
+    if ($look->{openings}) {
+        my @odd = $database->query(
+            'SELECT stream_id, sum(CASE WHEN event = ? THEN 1 ELSE 0 END) AS opened, sum(CASE WHEN event = ? THEN 1 ELSE 0 END) AS closed'
+                . " FROM audit_log WHERE event IN ('stream_open', 'stream_close') GROUP BY stream_id"
+                . ' HAVING sum(CASE WHEN event = ? THEN 1 ELSE 0 END) <> 1 OR sum(CASE WHEN event = ? THEN 1 ELSE 0 END) <> 1',
+            ('stream_open', 'stream_close') x 2,
+        );
+        is join(', ', map { "$_->{stream_id}: $_->{opened} opened, $_->{closed} closed" } @odd), '',
+            'each stream was opened once and closed once in the audit trail';
+    }
+    return;
+}
+
 # ---- what the log may say ----------------------------------------------------------------------------------------------
 
 # A line that has to be logged at least once before done().
@@ -240,6 +354,10 @@ sub _take_baseline
 # A child may open a few things when they are first needed (a random device, a resolver's socket).
 my $SLACK = 4;
 
+# The recorder's own: journal, its lock, the open list, the database with its log and shared memory, those of a dead child it has
+# adopted, and one being opened anew.
+my $RECORDS = 12;
+
 sub _leaked_descriptors
 {
     my ($self) = @_;
@@ -249,6 +367,7 @@ sub _leaked_descriptors
     for my $pid ($self->children) {
         my $now = $self->{httpd}->descriptors($pid, @ports);
         my $before = $self->{baseline}{$pid} || $any;
+        push @found, "child $pid holds $now->{records} files of the records" if $now->{records} > $RECORDS;
         push @found, "child $pid holds $now->{client} client connections" if $now->{client};
         if ($now->{other} > $before->{other} + $SLACK) {
             my @new = map { $now->{names}{$_} > ($before->{names}{$_} || 0) ? "$_ ($now->{names}{$_})" : () } sort keys %{ $now->{names} };
@@ -279,6 +398,7 @@ sub check
     $self->{httpd}->stop if $self->{started};
     my $status = $self->{started} && $self->{httpd}{process}->status;
     is $status & 127, 0, 'httpd ended without a signal' if $self->{started};
+    $self->_check_records if $self->{database} && $self->{started};
     for my $upstream (@{ $self->{upstreams} }) {
         $upstream->stop;
         unlike $upstream->log, qr/Sanitizer|runtime error:/, 'the simulator is healthy';
@@ -317,7 +437,7 @@ sub DESTROY
     local ($?, $@, $!);
     # Before the directory goes.
     $self->{httpd}->stop if $self->{httpd};
-    $_ && $_->stop for @{ $self->{upstreams} || [] };    # at the very end Perl takes things apart in any order
+    $_ && $_->stop for @{ $self->{upstreams} || [] }, $self->{own_database};    # at the very end Perl takes things apart in any order
     return;
 }
 
