@@ -29,6 +29,29 @@ typedef struct {
     size_t size;
 } work_t;
 
+/* Texts of databases hold no U+0000: it is shown as what cannot be shown, so that nothing behind it gets lost. */
+static const char *text_of(apr_pool_t *pool, const cs_text_t *text)
+{
+    const char *from = text->data, *end = text->data + text->len, *nul = memchr(from, 0, text->len);
+    char *out, *at;
+
+    if (!nul) {
+        return apr_pstrmemdup(pool, text->data, text->len);
+    }
+    at = out = apr_palloc(pool, text->len * 3 + 1);
+    for (; from < end; from++) {
+        if (*from) {
+            *at++ = *from;
+        }
+        else {
+            memcpy(at, "\xEF\xBF\xBD", 3);
+            at += 3;
+        }
+    }
+    *at = '\0';
+    return out;
+}
+
 /* ---- transaction -------------------------------------------------------------------------------------------------- */
 
 cs_store_e cs_store_begin(cs_store_t *store, char *error, size_t size)
@@ -335,7 +358,7 @@ cs_store_e cs_store_apply(cs_store_t *store, const char *chain, const char *node
     apr_pool_clear(store->row);
     for (i = 0; i < CS_TXT_COUNT; i++) {
         if (fact->text[i].data != NULL) {
-            work.text[i] = apr_pstrmemdup(store->row, fact->text[i].data, fact->text[i].len);
+            work.text[i] = text_of(store->row, &fact->text[i]);
         }
     }
     session_node = work.text[CS_TXT_NODE] != NULL ? work.text[CS_TXT_NODE] : node;

@@ -76,7 +76,7 @@ my @wrong = (
     [ 'ChatStreamOnDisconnect', 'abort x', $time ],
     [ 'ChatStreamFormat', 'xml', qr/known are: .*native.*raw|known are: .*raw.*native/ ],
     # httpd takes an empty word for none.
-    (map { [ $_, '""', qr/takes one argument/ ] } qw(ChatStreamEnabled ChatStreamModel ChatStreamProfile ChatStreamHeartbeat ChatStreamMaxEvent)),
+    (map { [ $_, '""', qr/takes one argument/ ] } qw(ChatStreamModel ChatStreamProfile ChatStreamHeartbeat ChatStreamMaxEvent)),
     [ 'ChatStreamRequestTemplate', '/nowhere/t.json', qr/cannot read .*No such file/ ],
     [ 'ChatStreamRequestTemplate', $dir, qr/\Q$dir\E/ ],
     [ 'ChatStreamRequestTemplate', $broken, qr/not JSON.*line 2/ ],
