@@ -253,10 +253,12 @@ static void child_stopping(apr_pool_t *pchild, int graceful)
 
 static void register_hooks(apr_pool_t *pool)
 {
+    static const char *const after[] = {"mod_dbd.c", NULL}; /* the recorder asks it for a connection at once */
+
     (void)pool;
     ap_hook_check_config(check_config, NULL, NULL, APR_HOOK_LAST);
     ap_hook_post_config(post_config, NULL, NULL, APR_HOOK_MIDDLE);
-    ap_hook_child_init(child_init, NULL, NULL, APR_HOOK_MIDDLE);
+    ap_hook_child_init(child_init, after, NULL, APR_HOOK_MIDDLE);
     ap_hook_child_stopping(child_stopping, NULL, NULL, APR_HOOK_MIDDLE);
     cs_request_register_hooks();
     cs_sink_register_hooks();

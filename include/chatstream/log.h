@@ -129,7 +129,6 @@ typedef struct {
     apr_time_t replay_keep; /* microseconds after the end */
     apr_time_t created_at;  /* wall clock */
     apr_time_t ends_by;     /* mono: when it will have ended for sure; 0: not known */
-    int held;               /* its end has to be written down before the slot may go; see cs_log_release */
 } cs_log_spec_t;
 
 /* A reader's place in one log. Lives in the reader; only one thread at a time uses it. */
@@ -142,7 +141,6 @@ typedef struct {
     uint64_t pos;
     uint64_t seq;   /* of the last event read or skipped */
     uint32_t state; /* cs_state_e when reading last began */
-    uint64_t sent;  /* bytes the reader sent to its client; counted when the cursor is closed */
     cs_buf_t scratch;
 } cs_cursor_t;
 
@@ -188,7 +186,12 @@ cs_state_e cs_log_slot_state(const cs_log_t *log, uint32_t slot);
 
 /* Any thread that has a cursor on it: somebody came back. */
 void cs_log_count_reconnect(cs_log_t *log, uint32_t slot);
-/* The end of a stream that was claimed as held is written down: its slot may go. Any process. */
+/*
+ * The stream's end has to be written down before its slot may go. Not part of the claim: whoever calls this has noted somewhere that
+ * outlives him which stream it is, so that others can release it for him.
+ */
+void cs_log_hold(cs_log_t *log, uint32_t slot);
+/* It is written down. Any process. */
 void cs_log_release(cs_log_t *log, uint32_t slot);
 
 typedef struct {
@@ -262,6 +265,8 @@ int cs_log_has_events(const cs_cursor_t *cursor);
  * again.
  */
 int cs_log_want_wake(cs_cursor_t *cursor);
+/* The reader sent so many bytes more to its client. */
+void cs_log_cursor_sent(cs_cursor_t *cursor, uint64_t bytes);
 /* Marks the slot for its owner when this was a reader it may have waited for. Closed or zeroed cursors are fine. */
 void cs_log_cursor_close(cs_cursor_t *cursor);
 

@@ -59,6 +59,15 @@ static const char *set_text(cmd_parms *cmd, void *dir, const char *text)
     return NULL;
 }
 
+/* What becomes a column and a label. */
+static const char *set_name(cmd_parms *cmd, void *dir, const char *text)
+{
+    if (strlen(text) > 127 || !cs_utf8_valid(text, strlen(text))) {
+        return complain(cmd, "the name is longer than 127 bytes or not UTF-8");
+    }
+    return set_text(cmd, dir, text);
+}
+
 /* ---- upstream ---------------------------------------------------------------------------------------------------- */
 
 const char *cs_config_readable(apr_pool_t *pool, const char *path)
@@ -344,7 +353,7 @@ const command_rec cs_config_directives[] = {
     AP_INIT_TAKE1("ChatStreamMaxMessage", set_size, AT(max_message), ANYWHERE, "largest message, in bytes"),
     AP_INIT_TAKE1("ChatStreamMaxEvent", set_size, AT(max_event), ANYWHERE, "largest event of an upstream, in bytes"),
     AP_INIT_TAKE1("ChatStreamMaxAnswer", set_size, AT(max_answer), ANYWHERE, "largest answer, in bytes"),
-    AP_INIT_TAKE1("ChatStreamProfile", set_text, AT(profile), ANYWHERE, "name of this location in records and metrics"),
+    AP_INIT_TAKE1("ChatStreamProfile", set_name, AT(profile), ANYWHERE, "name of this location in records and metrics"),
     AP_INIT_TAKE_ARGV("ChatStreamRecord", cs_keeping_record, NULL, ANYWHERE, "sessions, transcript, audit; or off"),
     AP_INIT_TAKE1("ChatStreamHashKey", cs_keeping_hash_key, NULL, ANYWHERE, "file with the key of query hashes"),
     AP_INIT_TAKE1("ChatStreamStateDir", cs_keeping_state_dir, NULL, RSRC_CONF, "directory of the journal"),

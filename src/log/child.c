@@ -227,7 +227,8 @@ static void end_lost(cs_log_t *log, uint32_t index, apr_time_t now)
         ending->retryable = 1;
         ending->prompt_tokens = ending->completion_tokens = ending->first_token_ms = -1;
         ending->duration_ms = -1;
-        ending->tokens = atomic_load(&slot->tail_seq);
+        /* Nearly: events of other kinds count as well. The first number was the start event's, see fill_slot. */
+        ending->tokens = atomic_load(&slot->tail_seq) - (cs_format_by_index(slot->format)->numbers_frame ? 1 : 0);
         snprintf(ending->code, sizeof(ending->code), "worker_lost");
         snprintf(ending->message, sizeof(ending->message), "The server process that held this stream was lost.");
         atomic_store_explicit(&slot->state, CS_STATE_ERROR, memory_order_release);

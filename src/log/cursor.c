@@ -38,6 +38,7 @@ int cs_log_cursor_attach(cs_log_t *log, uint32_t child, uint32_t index, cs_curso
     cs_buf_init(&cursor->scratch, SCRATCH_MAX);
     atomic_store(&slot->cursors[i].child, child);
     atomic_store(&slot->cursors[i].want, 0);
+    atomic_store(&slot->cursors[i].sent, 0);
     atomic_store(&slot->cursors[i].pos, cursor->pos);
     atomic_store(&slot->cursors[i].state, cursor->serial | CURSOR_OPEN);
     return 1;
@@ -192,6 +193,14 @@ int cs_log_want_wake(cs_cursor_t *cursor)
            && atomic_load(&entry_of(cursor)->state) == (cursor->serial | CURSOR_OPEN);
 }
 
+void cs_log_cursor_sent(cs_cursor_t *cursor, uint64_t bytes)
+{
+    cursor_entry_t *entry = entry_of(cursor);
+
+    atomic_store_explicit(&entry->sent, atomic_load_explicit(&entry->sent, memory_order_relaxed) + bytes,
+                          memory_order_relaxed);
+}
+
 void cs_log_cursor_close(cs_cursor_t *cursor)
 {
     cs_log_t *log = cursor->log;
@@ -206,7 +215,7 @@ void cs_log_cursor_close(cs_cursor_t *cursor)
         slot = NULL; /* taken away; entry and slot may be another's by now */
     }
     else {
-        atomic_fetch_add(&slot->bytes_sent, cursor->sent);
+        atomic_fetch_add(&slot->bytes_sent, atomic_exchange(&entry_of(cursor)->sent, 0));
         atomic_store(&entry_of(cursor)->state, CURSOR_FREE);
     }
     if (slot && slot->life == LIFE_LIVE) {

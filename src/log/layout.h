@@ -57,6 +57,7 @@ typedef struct {
     _Atomic uint32_t child; /* written under lock */
     _Atomic uint32_t want;  /* the reader sleeps and wants its child marked */
     _Atomic uint64_t pos;
+    _Atomic uint64_t sent; /* bytes, to the client; the slot's own count takes it over when the cursor is closed */
 } cursor_entry_t;
 
 typedef struct {

@@ -333,7 +333,6 @@ static void fill_slot(cs_log_t *log, uint32_t index, uint32_t child, const cs_lo
     slot->keep = spec->replay_keep;
     slot->created_at = spec->created_at;
     atomic_store(&slot->ends_by, spec->ends_by);
-    slot->held = spec->held != 0;
     slot->heads[0].seq = base;
     atomic_store(&slot->heads[0].block, NONE);
     atomic_store(&slot->tail_seq, base);

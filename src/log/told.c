@@ -9,6 +9,13 @@ void cs_log_count_reconnect(cs_log_t *log, uint32_t index)
     atomic_fetch_add_explicit(&log->slots[index].reconnects, 1, memory_order_relaxed);
 }
 
+void cs_log_hold(cs_log_t *log, uint32_t index)
+{
+    cs_log_lock(log);
+    log->slots[index].held = 1;
+    cs_log_unlock(log);
+}
+
 void cs_log_release(cs_log_t *log, uint32_t index)
 {
     slot_t *slot = &log->slots[index];
@@ -24,12 +31,18 @@ void cs_log_release(cs_log_t *log, uint32_t index)
 void cs_log_told(cs_log_t *log, uint32_t index, cs_log_told_t *told)
 {
     slot_t *slot = &log->slots[index];
+    int i;
 
-    told->bytes_sent = atomic_load(&slot->bytes_sent);
     told->reconnects = atomic_load(&slot->reconnects);
     told->has_ended = cs_state_is_end((cs_state_e)atomic_load_explicit(&slot->state, memory_order_acquire));
     cs_log_lock(log);
+    told->bytes_sent = atomic_load(&slot->bytes_sent); /* with the lock: no cursor is closed between the two */
     told->readers = cs_log_slot_cursors(slot);
+    for (i = 0; i < CS_LOG_READERS; i++) {
+        if (cursor_state(&slot->cursors[i]) != CURSOR_FREE) {
+            told->bytes_sent += atomic_load(&slot->cursors[i].sent);
+        }
+    }
     told->has_ended &= slot->life == LIFE_KEPT;
     if (told->has_ended) {
         told->ending = slot->ending;

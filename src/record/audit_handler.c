@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include <apr_dbd.h>
-#include <apr_date.h>
+#include <apr_lib.h>
 #include <apr_strings.h>
 #include <httpd.h>
 #include <http_log.h>
@@ -21,6 +21,7 @@
 #include "audit_row.h"
 #include "chatstream/sink.h"
 #include "recorder.h"
+#include "store_inner.h"
 
 APLOG_USE_MODULE(chatstream);
 
@@ -38,33 +39,59 @@ static int problem(request_rec *r, int status, const char *code, const char *mes
 
 /* ---- the question ------------------------------------------------------------------------------------------------- */
 
+/* Takes `digits` digits and the mark behind them. -1: that is not what stands there. */
+static int take_digits(const char **text, int digits, char mark)
+{
+    int value = 0;
+
+    for (; digits > 0; digits--) {
+        if (!apr_isdigit(**text)) {
+            return -1;
+        }
+        value = value * 10 + (*(*text)++ - '0');
+    }
+    if (mark && *(*text)++ != mark) {
+        return -1;
+    }
+    return value;
+}
+
+/* Up to six digits; what is finer is not kept anyway. */
+static int take_fraction(const char **text)
+{
+    int value = 0, unit;
+
+    if (**text != '.' || !apr_isdigit((*text)[1])) {
+        return 0;
+    }
+    ++*text;
+    for (unit = 100000; apr_isdigit(**text); ++*text, unit /= 10) {
+        value += (**text - '0') * unit;
+    }
+    return value;
+}
+
 /* "2026-02-17T10:00:00Z", with or without a fraction; or seconds since 1970. 0: neither. */
 static int read_time(const char *text, apr_time_t *when)
 {
-    char *end;
-    apr_int64_t seconds = apr_strtoi64(text, &end, 10);
-    apr_time_exp_t parts;
-    double fraction = 0;
-    int year, month, day, hour, minute, used = 0;
+    apr_time_exp_t parts, again;
 
-    if (*text && !*end && seconds >= 0 && seconds < APR_INT64_C(100000000000)) {
-        *when = apr_time_from_sec(seconds);
+    if (strlen(text) < 12 && text[strspn(text, "0123456789")] == '\0') {
+        *when = apr_time_from_sec(apr_strtoi64(text, NULL, 10));
         return 1;
     }
     memset(&parts, 0, sizeof(parts));
-    if (sscanf(text, "%4d-%2d-%2dT%2d:%2d:%lf%n", &year, &month, &day, &hour, &minute, &fraction, &used) != 6
-        || strcmp(text + used, "Z") != 0 || fraction < 0 || fraction >= 62 || month < 1 || month > 12 || day < 1
-        || day > 31 || hour > 23 || minute > 59) {
+    if ((parts.tm_year = take_digits(&text, 4, '-') - 1900) < 70 || (parts.tm_mon = take_digits(&text, 2, '-') - 1) < 0
+        || (parts.tm_mday = take_digits(&text, 2, 'T')) < 1 || (parts.tm_hour = take_digits(&text, 2, ':')) < 0
+        || (parts.tm_min = take_digits(&text, 2, ':')) < 0 || (parts.tm_sec = take_digits(&text, 2, '\0')) < 0) {
         return 0;
     }
-    parts.tm_year = year - 1900;
-    parts.tm_mon = month - 1;
-    parts.tm_mday = day;
-    parts.tm_hour = hour;
-    parts.tm_min = minute;
-    parts.tm_sec = (int)fraction;
-    parts.tm_usec = (int)((fraction - (int)fraction) * 1e6 + 0.5);
-    return apr_time_exp_gmt_get(when, &parts) == APR_SUCCESS;
+    parts.tm_usec = take_fraction(&text);
+    /* There is no 30th of February. */
+    return !strcmp(text, "Z") && apr_time_exp_gmt_get(when, &parts) == APR_SUCCESS
+           && apr_time_exp_gmt(&again, *when) == APR_SUCCESS && again.tm_mday == parts.tm_mday
+           && again.tm_mon == parts.tm_mon && again.tm_hour == parts.tm_hour && again.tm_min == parts.tm_min
+           && again.tm_sec == parts.tm_sec;
 }
 
 static int read_number(const char *text, apr_int64_t max, apr_int64_t *value)
@@ -72,7 +99,7 @@ static int read_number(const char *text, apr_int64_t max, apr_int64_t *value)
     char *end;
 
     *value = apr_strtoi64(text, &end, 10);
-    return *text && !*end && *value >= 0 && *value <= max;
+    return apr_isdigit(*text) && !*end && strlen(text) < 19 && *value <= max;
 }
 
 static const char *take(apr_table_t *args, const char *name)
@@ -81,6 +108,13 @@ static const char *take(apr_table_t *args, const char *name)
 
     apr_table_unset(args, name);
     return value && *value ? value : NULL;
+}
+
+static int is_filter(const char *text)
+{
+    size_t len = text ? strlen(text) : 0;
+
+    return len <= FILTER_TEXT && (!text || cs_utf8_valid(text, len));
 }
 
 /* NULL: fine, else what is wrong. A name that is not known is: a filter that does not filter shows too much. */
@@ -112,9 +146,7 @@ static const char *read_filter(request_rec *r, cs_audit_filter_t *filter)
     if (after && !read_number(after, APR_INT64_MAX, &filter->after_id)) {
         return "after is what the page before gave as next.";
     }
-    if ((filter->user && (strlen(filter->user) > FILTER_TEXT || !cs_utf8_valid(filter->user, strlen(filter->user))))
-        || (filter->event && strlen(filter->event) > FILTER_TEXT)
-        || (filter->stream_id && strlen(filter->stream_id) > FILTER_TEXT)) {
+    if (!is_filter(filter->user) || !is_filter(filter->event) || !is_filter(filter->stream_id)) {
         return "A filter is too long, or not UTF-8.";
     }
     return NULL;
@@ -166,6 +198,29 @@ static cs_store_t *open_store(request_rec *r, char *error, size_t size)
     return store;
 }
 
+/* Before the first record there is no table: nothing has happened. */
+static int read_once(cs_store_t *store, const cs_audit_filter_t *filter, page_t *page, char *error, size_t size)
+{
+    int version = 0;
+
+    page->out.len = page->count = 0;
+    page->failed = cs_buf_append_str(&page->out, "{\"rows\":[");
+    if (cs_store_version(store, &version, error, size)) {
+        return 1;
+    }
+    return version && cs_store_audit(store, filter, add_row, page, error, size) != CS_STORE_OK;
+}
+
+/* A connection that mod_dbd has mended no longer knows what was prepared on it. */
+static int read_page(cs_store_t *store, const cs_audit_filter_t *filter, page_t *page, char *error, size_t size)
+{
+    if (!read_once(store, filter, page, error, size)) {
+        return 0;
+    }
+    cs_sql_forget(store);
+    return read_once(store, filter, page, error, size);
+}
+
 static int answer(request_rec *r, const cs_audit_filter_t *filter)
 {
     char error[512] = "", next[64];
@@ -174,8 +229,7 @@ static int answer(request_rec *r, const cs_audit_filter_t *filter)
     int status;
 
     cs_buf_init(&page.out, ANSWER_MAX);
-    page.failed = cs_buf_append_str(&page.out, "{\"rows\":[");
-    if (!store || cs_store_audit(store, filter, add_row, &page, error, sizeof(error)) != CS_STORE_OK) {
+    if (!store || read_page(store, filter, &page, error, sizeof(error))) {
         ap_log_error(APLOG_MARK, APLOG_ERR, 0, r->server, "chatstream: chatstream-audit: %s", error);
         cs_buf_free(&page.out);
         return problem(r, HTTP_SERVICE_UNAVAILABLE, "unavailable", "The database is away.", 5);
@@ -189,13 +243,25 @@ static int answer(request_rec *r, const cs_audit_filter_t *filter)
     return status;
 }
 
+/* Does httpd ask for a name? It looks at the request as it is, so for a moment nobody has said his. */
+static int needs_a_name(request_rec *r)
+{
+    char *user = r->user;
+    int needed;
+
+    r->user = NULL;
+    needed = ap_some_authn_required(r);
+    r->user = user;
+    return needed;
+}
+
 int cs_record_audit(request_rec *r)
 {
     cs_audit_filter_t filter;
     const char *wrong;
 
     ap_discard_request_body(r);
-    if (!ap_some_authn_required(r) && !cs_config_handler_is_guarded(r)) {
+    if (!needs_a_name(r) && !cs_config_handler_is_guarded(r)) {
         ap_log_error(APLOG_MARK, APLOG_ERR, 0, r->server,
                      "chatstream: chatstream-audit does not work without a Require: everybody could read it");
         return problem(r, HTTP_FORBIDDEN, "forbidden", "The audit trail needs a Require in its section.", 0);

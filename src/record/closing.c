@@ -68,11 +68,12 @@ static apr_status_t write_closing(cs_ticket_t *ticket)
     return cs_journal_append(cs_recorder.journal, &fact);
 }
 
+/* The list last: whoever finds a stream there releases its slot, one that stands nowhere would be held for ever. */
 static void forget(cs_ticket_t *ticket)
 {
+    cs_log_release(cs_recorder.log, ticket->slot);
     cs_open_list_remove(cs_recorder.open, ticket->place);
     cs_journal_settled(cs_recorder.journal);
-    cs_log_release(cs_recorder.log, ticket->slot);
     free(ticket->base);
     free(ticket->answer);
     free(ticket);
@@ -108,6 +109,27 @@ static void take_told(cs_ticket_t **waiting)
     *waiting = turned;
 }
 
+/* What never will be taken as it is: without what came from elsewhere. */
+static apr_status_t write_what_can_be(cs_ticket_t *ticket)
+{
+    apr_status_t rv = write_closing(ticket);
+
+    if (rv == APR_EINVAL) {
+        ap_log_error(APLOG_MARK, APLOG_ERR, 0, cs_recorder.server,
+                     "chatstream: the end of a stream cannot be journalled as it is: its answer is left out");
+        free(ticket->answer);
+        ticket->answer = NULL;
+        ticket->upstream[0] = '\0';
+        rv = write_closing(ticket);
+    }
+    if (rv == APR_EINVAL) {
+        ap_log_error(APLOG_MARK, APLOG_CRIT, 0, cs_recorder.server,
+                     "chatstream: the end of a stream cannot be journalled at all: its row stays active");
+        rv = APR_SUCCESS;
+    }
+    return rv;
+}
+
 /* A full disk is no reason to forget: what cannot be journalled is tried again. */
 static void close_told(cs_ticket_t **waiting)
 {
@@ -122,7 +144,7 @@ static void close_told(cs_ticket_t **waiting)
             continue;
         }
         cs_journal_unsettled(cs_recorder.journal);
-        rv = write_closing(ticket);
+        rv = write_what_can_be(ticket);
         if (rv) {
             static apr_time_t said;
 
@@ -153,50 +175,60 @@ static void look_at_usage(void)
     }
 }
 
+/* From here on the first that somebody stands on. The store thread leaves those alone, and no others. */
+static cs_adopted_t *with_open(cs_adopted_t *adopted)
+{
+    while (adopted && !adopted->open) {
+        adopted = adopted->next;
+    }
+    return adopted;
+}
+
+static void close_adopted(void)
+{
+    cs_adopted_t *adopted, *next;
+
+    pthread_mutex_lock(&cs_recorder.lock);
+    adopted = with_open(cs_recorder.adopted);
+    pthread_mutex_unlock(&cs_recorder.lock);
+    while (adopted) {
+        int closed = cs_recorder_close_lost(adopted);
+
+        if (closed) {
+            cs_open_list_close(adopted->open, 1); /* while the chain is ours: a list without one is found by nobody */
+        }
+        pthread_mutex_lock(&cs_recorder.lock);
+        next = with_open(adopted->next);
+        if (closed) {
+            adopted->open = NULL; /* from now on it may go */
+        }
+        pthread_mutex_unlock(&cs_recorder.lock);
+        adopted = next;
+    }
+}
+
 static void each_round(void)
 {
-    cs_adopted_t *adopted;
-
     if (cs_recorder.conf.journal_sync == CS_JOURNAL_SYNC_SECOND) {
         cs_open_list_sync(cs_recorder.open);
         cs_journal_sync(cs_recorder.journal);
     }
     while (!atomic_load(&cs_recorder.stopping) && cs_recorder_adopt()) {}
-    pthread_mutex_lock(&cs_recorder.lock);
-    adopted = cs_recorder.adopted;
-    pthread_mutex_unlock(&cs_recorder.lock);
-    for (; adopted; adopted = adopted->next) {
-        /* The store thread removes only what nobody stands on, so `next` of the others stays. */
-        if (adopted->open && cs_recorder_close_lost(adopted)) {
-            cs_open_list_t *open = adopted->open;
-
-            pthread_mutex_lock(&cs_recorder.lock);
-            adopted->open = NULL;
-            pthread_mutex_unlock(&cs_recorder.lock);
-            cs_open_list_close(open, 1);
-            break; /* it may be gone now; the rest has its turn in the next round */
-        }
-    }
+    close_adopted();
     look_at_usage();
 }
 
-static void nap(apr_time_t time)
+void cs_recorder_nap(sem_t *wake, apr_time_t time)
 {
-    struct timespec until;
     apr_time_t when = apr_time_now() + time;
+    struct timespec until = {(time_t)apr_time_sec(when), (long)apr_time_usec(when) * 1000};
 
-    until.tv_sec = (time_t)apr_time_sec(when);
-    until.tv_nsec = (long)apr_time_usec(when) * 1000;
-    pthread_mutex_lock(&cs_recorder.lock);
-    if (!atomic_load(&cs_recorder.stopping)) {
-        pthread_cond_timedwait(&cs_recorder.wake, &cs_recorder.lock, &until);
-    }
-    pthread_mutex_unlock(&cs_recorder.lock);
+    sem_timedwait(wake, &until);
 }
 
 void *cs_recorder_run(void *unused)
 {
-    cs_adopted_t own = {NULL, cs_recorder.journal, cs_recorder.open, 1};
+    cs_adopted_t own = {NULL, cs_recorder.journal, cs_recorder.open};
     cs_ticket_t *waiting = NULL;
     apr_time_t round = 0, tries = 0;
     int left;
@@ -210,12 +242,12 @@ void *cs_recorder_run(void *unused)
         take_told(&waiting);
         close_told(&waiting);
         if (waiting) {
-            nap(BUSY_NAP);
+            cs_recorder_nap(&cs_recorder.wake, BUSY_NAP);
             continue;
         }
         atomic_store(&cs_recorder.recorder_sleeps, 1);
-        if (!atomic_load(&cs_recorder.told)) {
-            nap(IDLE_NAP);
+        if (!atomic_load(&cs_recorder.told) && !atomic_load(&cs_recorder.stopping)) {
+            cs_recorder_nap(&cs_recorder.wake, IDLE_NAP);
         }
         atomic_store(&cs_recorder.recorder_sleeps, 0);
         apr_sleep(BUSY_NAP); /* whoever woke us is seldom alone */
@@ -226,10 +258,8 @@ void *cs_recorder_run(void *unused)
     } while (waiting && ++tries < HELD_LIMIT && (apr_sleep(BUSY_NAP), 1));
     /* A request that had claimed a slot when the loop was stopped never got to tell; detaching has ended its stream. */
     left = waiting ? 0 : !cs_recorder_close_lost(&own);
-    pthread_mutex_lock(&cs_recorder.lock);
     cs_recorder.left_open = waiting || left;
-    cs_recorder.recorder_ended = 1;
-    pthread_cond_broadcast(&cs_recorder.store_wake);
-    pthread_mutex_unlock(&cs_recorder.lock);
+    atomic_store(&cs_recorder.recorder_ended, 1);
+    sem_post(&cs_recorder.store_wake);
     return NULL;
 }

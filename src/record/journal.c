@@ -136,6 +136,14 @@ const cs_uuid_t *cs_journal_arena(const cs_journal_t *journal)
     return &journal->head.arena;
 }
 
+static int is_stood_on(const cs_journal_t *journal)
+{
+    char name[CS_FILE_NAME];
+
+    snprintf(name, sizeof(name), "%s.open", journal->chain);
+    return faccessat(journal->dir, name, F_OK, 0) == 0;
+}
+
 void cs_journal_close(cs_journal_t *journal)
 {
     const cs_tip_t *tip;
@@ -148,7 +156,7 @@ void cs_journal_close(cs_journal_t *journal)
     for (size_t i = 0; i < journal->count; i++) {
         whole = whole && !journal->segments[i].keep;
     }
-    if (journal->pending || journal->leftover || !whole) {
+    if (journal->pending || journal->leftover || !whole || is_stood_on(journal)) {
         cs_journal_sync(journal);
         cs_journal_free(journal);
         return;
@@ -473,20 +481,17 @@ apr_status_t cs_journal_append(cs_journal_t *journal, cs_fact_t *fact)
     return rv;
 }
 
-/* Under the lock, so that nobody is in the middle of removing. */
-static void set_unsettled(cs_journal_t *journal, int unsettled)
-{
-    pthread_mutex_lock(&journal->lock);
-    journal->unsettled = unsettled;
-    pthread_mutex_unlock(&journal->lock);
-}
-
 void cs_journal_unsettled(cs_journal_t *journal)
 {
-    set_unsettled(journal, 1);
+    pthread_mutex_lock(&journal->lock);
+    journal->unsettled = 1;
+    pthread_mutex_unlock(&journal->lock);
 }
 
 void cs_journal_settled(cs_journal_t *journal)
 {
-    set_unsettled(journal, 0);
+    pthread_mutex_lock(&journal->lock);
+    journal->unsettled = 0;
+    cs_journal_segments_drop(journal); /* what became due in between */
+    pthread_mutex_unlock(&journal->lock);
 }

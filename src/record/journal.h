@@ -100,9 +100,18 @@ void cs_journal_unsettled(cs_journal_t *journal);
 void cs_journal_settled(cs_journal_t *journal);
 
 /*
- * Gives the chain up. All applied: its files go, but for the head. Else they stay, for somebody to adopt. Accepts NULL.
+ * Gives the chain up. All applied, and nobody stands on its open list (<chain>.open, open_list.h): its files go, but for the head. Else
+ * they stay, for somebody to adopt. Accepts NULL.
  */
 void cs_journal_close(cs_journal_t *journal);
+
+/*
+ * Every fact that is still in this chain's files, applied or not; as cs_journal_list. The thread that adopted it, before anybody reads.
+ */
+apr_status_t cs_journal_each(const cs_journal_t *journal,
+                             int (*fn)(void *baton, const char *chain, const cs_journal_place_t *place,
+                                       const cs_fact_t *fact, int applied, const char *note),
+                             void *baton, char *error, size_t size);
 
 /* ---- for tools ---------------------------------------------------------------------------------------------------- */
 

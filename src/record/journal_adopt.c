@@ -206,7 +206,7 @@ static apr_status_t take_over(cs_journal_t *journal, char *error, size_t size)
     if (!journal->applied.generation) {
         journal->applied.place = (cs_journal_place_t){journal->segments[0].number, 0};
     }
-    cs_journal_segments_drop(journal);
+    /* Segments that are applied stay for now: the dead may have died before he had settled what is in them. */
     cs_journal_count_pending(journal);
     cs_journal_rewind(journal);
     return APR_SUCCESS;

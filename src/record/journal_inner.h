@@ -41,10 +41,10 @@ struct cs_journal_t {
     cs_segment_t *segments;
     size_t count;
 
-    uint64_t end;           /* of what is written */
-    int leftover;           /* after `end` are bytes of a write that failed, and the file could not be cut */
-    apr_time_t first;       /* steady clock: of the first entry in the segment, 0: there is none */
-    apr_time_t unpublished; /* wall clock: of the first entry after segments[last].end */
+    uint64_t end;             /* of what is written */
+    int leftover;             /* after `end` are bytes of a write that failed, and the file could not be cut */
+    _Atomic apr_time_t first; /* steady clock: of the first entry in the segment, 0: there is none */
+    apr_time_t unpublished;   /* wall clock: of the first entry after segments[last].end */
     cs_buf_t entry;
 
     int syncing;       /* a thread is in fdatasync, without the lock: no other file may take fd's place */

@@ -65,8 +65,8 @@ static int list_segment(int fd, const cs_dir_file_t *file, const cs_done_t *done
     return stop;
 }
 
-/* Segments in order with what .done says about them. */
-static apr_status_t each_segment(const char *path,
+/* Segments in order with what .done says about them; `chain` NULL: of all. */
+static apr_status_t each_segment(const char *path, const char *chain,
                                  int (*each)(int fd, const cs_dir_file_t *, const cs_done_t *, void *, apr_status_t *),
                                  void *baton, char *error, size_t size)
 {
@@ -84,7 +84,7 @@ static apr_status_t each_segment(const char *path,
     for (size_t i = 0; rv == APR_SUCCESS && !stop && i < count; i++) {
         int fd;
 
-        if (files[i].type != CS_FILE_SEGMENT) {
+        if (files[i].type != CS_FILE_SEGMENT || (chain && strcmp(chain, files[i].chain) != 0)) {
             continue;
         }
         if (i == 0 || strcmp(files[i - 1].chain, files[i].chain) != 0) {
@@ -129,7 +129,17 @@ apr_status_t cs_journal_list(const char *dir,
 {
     list_t list = {fn, baton};
 
-    return each_segment(dir, list_one, &list, error, size);
+    return each_segment(dir, NULL, list_one, &list, error, size);
+}
+
+apr_status_t cs_journal_each(const cs_journal_t *journal,
+                             int (*fn)(void *baton, const char *chain, const cs_journal_place_t *place,
+                                       const cs_fact_t *fact, int applied, const char *note),
+                             void *baton, char *error, size_t size)
+{
+    list_t list = {fn, baton};
+
+    return each_segment(journal->path, journal->chain, list_one, &list, error, size);
 }
 
 typedef struct {
@@ -166,7 +176,7 @@ apr_status_t cs_journal_usage(const char *dir, uint64_t *bytes, apr_time_t *olde
 {
     usage_t usage = {0, 0};
     char error[256];
-    apr_status_t rv = each_segment(dir, use_one, &usage, error, sizeof(error));
+    apr_status_t rv = each_segment(dir, NULL, use_one, &usage, error, sizeof(error));
 
     *bytes = usage.bytes;
     *oldest = usage.oldest;

@@ -17,78 +17,111 @@ APLOG_USE_MODULE(chatstream);
 #define BATCH           500
 #define NAP             apr_time_from_msec(100)
 #define RETENTION_ROUND apr_time_from_sec(3600)
+#define STORE_REST      apr_time_from_msec(1500)
 
 typedef enum { APPLIED_NONE, APPLIED_SOME, APPLIED_LOST } applied_e;
 
-/* ---- one batch ---------------------------------------------------------------------------------------------------- */
-
-static void set_aside(const cs_journal_t *journal, const cs_fact_t *fact, const char *error)
+/* What stays wrong is said now and then. */
+static int is_time_to_say(void)
 {
-    const cs_text_t *id = &fact->text[CS_TXT_STREAM_ID];
+    static apr_time_t said; /* the store thread's */
+    apr_time_t now = cs_clock_mono();
 
-    atomic_fetch_add(&cs_recorder.refused, 1);
-    ap_log_error(
-        APLOG_MARK, APLOG_ERR, 0, cs_recorder.server,
-        "chatstream: the database will not take a fact (%s of stream %.*s, journal %s): %s; it is set aside in "
-        "'%s'",
-        cs_fact_kind_name(fact->kind), (int)(id->data ? id->len : 1), id->data ? id->data : "-",
-        cs_journal_chain(journal), error, cs_recorder.conf.state_dir);
-    if (cs_refused_append(cs_recorder.conf.state_dir, cs_journal_chain(journal), fact)) {
-        ap_log_error(APLOG_MARK, APLOG_CRIT, 0, cs_recorder.server,
-                     "chatstream: and it could not be set aside: it is lost");
+    if (said && now - said < apr_time_from_sec(10)) {
+        return 0;
     }
+    said = now;
+    return 1;
 }
 
-/* Applies at most `max` facts as one transaction. `*count`: facts in it. */
-static cs_store_e apply_some(cs_store_t *store, cs_journal_t *journal, unsigned max, unsigned *count,
-                             cs_fact_t *refused, char *error, size_t size)
-{
-    cs_journal_place_t place;
-    cs_store_e rc = CS_STORE_OK;
-    int has_place = 0;
-    cs_fact_t fact;
+/* ---- one batch ---------------------------------------------------------------------------------------------------- */
 
-    *count = 0;
-    while (rc == CS_STORE_OK && *count < max) {
-        cs_journal_read_e got = cs_journal_read(journal, &fact, &place, error, size);
+/* 0: it could not be, and stays where it is. */
+static int set_aside(const cs_journal_t *journal, const cs_fact_t *fact, const char *error)
+{
+    const cs_text_t *id = &fact->text[CS_TXT_STREAM_ID];
+    apr_status_t rv = cs_refused_append(cs_recorder.conf.state_dir, cs_journal_chain(journal), fact);
+
+    if (!rv) {
+        atomic_fetch_add(&cs_recorder.refused, 1);
+    }
+    if (!rv || is_time_to_say()) {
+        ap_log_error(APLOG_MARK, APLOG_ERR, rv, cs_recorder.server,
+                     "chatstream: the database will not take a fact (%s of stream %.*s, journal %s): %s; it %s in '%s'",
+                     cs_fact_kind_name(fact->kind), (int)(id->data ? id->len : 1), id->data ? id->data : "-",
+                     cs_journal_chain(journal), error, rv ? "cannot be set aside and waits" : "is set aside",
+                     cs_recorder.conf.state_dir);
+    }
+    return !rv;
+}
+
+/* One transaction. */
+typedef struct {
+    cs_journal_place_t place; /* behind what it has dealt with */
+    int has_place;
+    unsigned count; /* facts */
+    cs_fact_t last; /* borrows from the journal's buffer until the next one is read */
+} batch_t;
+
+/* Reads and applies at most `max` facts, and commits them. */
+static cs_store_e fill(batch_t *batch, cs_store_t *store, cs_journal_t *journal, unsigned max, char *error, size_t size)
+{
+    cs_store_e rc = CS_STORE_OK;
+
+    while (rc == CS_STORE_OK && batch->count < max) {
+        cs_journal_read_e got = cs_journal_read(journal, &batch->last, &batch->place, error, size);
 
         if (got == CS_JOURNAL_END) {
+            if (*error && is_time_to_say()) {
+                ap_log_error(APLOG_MARK, APLOG_ERR, 0, cs_recorder.server, "chatstream: %s", error);
+            }
             break;
         }
+        batch->has_place = 1;
         if (got == CS_JOURNAL_CORRUPT) {
             ap_log_error(APLOG_MARK, APLOG_ERR, 0, cs_recorder.server, "chatstream: %s", error);
-            has_place |= *count > 0;
             continue;
         }
-        if (!*count && (rc = cs_store_begin(store, error, size)) != CS_STORE_OK) {
+        atomic_store(&cs_recorder.asks, cs_clock_mono());
+        if (!batch->count && (rc = cs_store_begin(store, error, size)) != CS_STORE_OK) {
             break;
         }
-        rc = cs_store_apply(store, cs_journal_chain(journal), cs_recorder.node, &fact, error, size);
-        *count += rc == CS_STORE_OK;
-        has_place = 1;
-        if (rc == CS_STORE_REFUSED && refused) {
-            *refused = fact; /* borrowed from the journal's buffer until the next read */
-        }
+        rc = cs_store_apply(store, cs_journal_chain(journal), cs_recorder.node, &batch->last, error, size);
+        batch->count++;
     }
-    if (rc == CS_STORE_OK && *count) {
-        rc = cs_store_commit(store, error, size);
-    }
-    if (rc != CS_STORE_OK) {
-        cs_store_rollback(store);
-        if (rc == CS_STORE_REFUSED && refused) {
-            set_aside(journal, refused, error);
-            cs_journal_applied(journal, &place);
-        }
-        else {
-            cs_journal_rewind(journal);
-        }
+    if (rc != CS_STORE_OK || !batch->count) {
         return rc;
     }
-    if (*count && has_place) {
-        cs_journal_applied(journal, &place);
-        atomic_fetch_add(&cs_recorder.saved, *count);
+    atomic_store(&cs_recorder.asks, cs_clock_mono());
+    return cs_store_commit(store, error, size);
+}
+
+/* `max` 1: what is refused is set aside, and then REFUSED is no failure. */
+static cs_store_e apply_some(cs_store_t *store, cs_journal_t *journal, unsigned max, unsigned *count, char *error,
+                             size_t size)
+{
+    batch_t batch = {.has_place = 0};
+    cs_store_e rc;
+
+    rc = fill(&batch, store, journal, max, error, size);
+    if (rc != CS_STORE_OK && batch.count) {
+        cs_store_rollback(store);
     }
-    return CS_STORE_OK;
+    atomic_store(&cs_recorder.asks, 0);
+    *count = batch.count;
+    if (rc == CS_STORE_OK) {
+        atomic_fetch_add(&cs_recorder.saved, batch.count);
+    }
+    else if (rc == CS_STORE_REFUSED && max == 1 && set_aside(journal, &batch.last, error)) {
+        rc = CS_STORE_OK;
+    }
+    if (rc != CS_STORE_OK) {
+        cs_journal_rewind(journal);
+    }
+    else if (batch.has_place) {
+        cs_journal_applied(journal, &batch.place);
+    }
+    return rc;
 }
 
 /* Somewhere in the batch is a fact that the database refuses: one by one, so that only that one stays out. */
@@ -96,13 +129,11 @@ static cs_store_e apply_singly(cs_store_t *store, cs_journal_t *journal, char *e
 {
     unsigned i, count = 1;
     cs_store_e rc = CS_STORE_OK;
-    cs_fact_t refused;
 
-    for (i = 0; i < BATCH && count && rc != CS_STORE_LOST; i++) {
-        rc = apply_some(store, journal, 1, &count, &refused, error, size);
-        count |= rc == CS_STORE_REFUSED;
+    for (i = 0; i < BATCH && count && rc == CS_STORE_OK; i++) {
+        rc = apply_some(store, journal, 1, &count, error, size);
     }
-    return rc == CS_STORE_REFUSED ? CS_STORE_OK : rc;
+    return rc;
 }
 
 static applied_e apply(cs_database_t *database, cs_journal_t *journal)
@@ -120,17 +151,23 @@ static applied_e apply(cs_database_t *database, cs_journal_t *journal)
     if (!store) {
         return APPLIED_LOST;
     }
-    rc = apply_some(store, journal, BATCH, &count, NULL, error, sizeof(error));
+    rc = apply_some(store, journal, BATCH, &count, error, sizeof(error));
     if (rc == CS_STORE_REFUSED) {
         rc = apply_singly(store, journal, error, sizeof(error));
         count = BATCH;
     }
-    if (rc == CS_STORE_LOST) {
+    switch (rc) {
+    case CS_STORE_LOST:
         cs_database_lost(database, error);
         return APPLIED_LOST;
+    case CS_STORE_REFUSED: /* and there is no room to set it aside */
+        return APPLIED_NONE;
+    default:
+        if (count) {
+            cs_database_works(database);
+        }
+        return count == BATCH ? APPLIED_SOME : APPLIED_NONE; /* a few at a time would be a transaction each */
     }
-    cs_database_works(database);
-    return count == BATCH ? APPLIED_SOME : APPLIED_NONE; /* a few at a time would be a transaction each */
 }
 
 /* ---- adopted chains ----------------------------------------------------------------------------------------------- */
@@ -177,14 +214,16 @@ static void purge(cs_database_t *database)
     char error[512] = "";
     cs_store_t *store;
 
-    if (!cs_log_purge_is_due(cs_recorder.log, cs_clock_mono(), RETENTION_ROUND)) {
+    cs_store_e rc;
+
+    store = cs_database_store(database); /* before the turn is taken, which nobody else takes for an hour */
+    if (!store || !cs_log_purge_is_due(cs_recorder.log, cs_clock_mono(), RETENTION_ROUND)) {
         return;
     }
-    store = cs_database_store(database);
-    if (!store) {
-        return;
-    }
-    switch (cs_store_purge(store, cs_recorder.journal, before, &sessions, &rows, error, sizeof(error))) {
+    atomic_store(&cs_recorder.asks, cs_clock_mono());
+    rc = cs_store_purge(store, cs_recorder.journal, before, &sessions, &rows, error, sizeof(error));
+    atomic_store(&cs_recorder.asks, 0);
+    switch (rc) {
     case CS_STORE_OK:
         if (sessions || rows) {
             ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, cs_recorder.server,
@@ -203,63 +242,44 @@ static void purge(cs_database_t *database)
 
 /* ---- the thread --------------------------------------------------------------------------------------------------- */
 
-static void nap(void)
-{
-    struct timespec until;
-    apr_time_t when = apr_time_now() + NAP;
-
-    until.tv_sec = (time_t)apr_time_sec(when);
-    until.tv_nsec = (long)apr_time_usec(when) * 1000;
-    pthread_mutex_lock(&cs_recorder.lock);
-    if (!cs_recorder.recorder_ended) {
-        pthread_cond_timedwait(&cs_recorder.store_wake, &cs_recorder.lock, &until);
-    }
-    pthread_mutex_unlock(&cs_recorder.lock);
-}
-
-static int all_is_told(void)
-{
-    int ended;
-
-    pthread_mutex_lock(&cs_recorder.lock);
-    ended = cs_recorder.recorder_ended;
-    pthread_mutex_unlock(&cs_recorder.lock);
-    return ended;
-}
-
-/* The last rounds of a child: as much as the database takes, but no waiting for one that is away. */
+/* The last rounds of a child: as much as the database takes in this time, but no waiting for one that is away. */
 static void apply_rest(cs_database_t *database)
 {
-    applied_e result;
+    apr_time_t until = cs_clock_mono() + STORE_REST;
 
-    do {
-        result = apply(database, cs_recorder.journal);
-    } while (result == APPLIED_SOME);
+    while (apply(database, cs_recorder.journal) == APPLIED_SOME && cs_clock_mono() < until) {}
+}
+
+/* At the start, and after it was away, with nothing to write that would show. */
+static void look_for_it(cs_database_t *database)
+{
+    if (atomic_load(&cs_recorder.database) != CS_DATABASE_OK && cs_database_store(database)) {
+        cs_database_works(database);
+    }
 }
 
 void *cs_keeping_run(void *baton)
 {
     cs_database_t *database = baton;
 
-    while (!all_is_told()) {
+    while (!atomic_load(&cs_recorder.recorder_ended)) {
         applied_e result = apply(database, cs_recorder.journal);
 
-        if (result != APPLIED_LOST && apply_adopted(database) == APPLIED_SOME) {
-            result = APPLIED_SOME;
+        if (result != APPLIED_LOST) {
+            applied_e adopted = apply_adopted(database);
+
+            result = adopted > result ? adopted : result;
         }
         if (result == APPLIED_NONE) {
+            look_for_it(database);
             purge(database);
         }
         if (result != APPLIED_SOME || atomic_load(&cs_recorder.stopping)) {
-            nap();
+            cs_recorder_nap(&cs_recorder.store_wake, NAP);
         }
     }
     apply_rest(database);
     cs_database_close(database);
-    pthread_mutex_lock(&cs_recorder.lock);
-    cs_recorder.store_ended = 1;
-    pthread_cond_broadcast(&cs_recorder.store_wake);
-    pthread_mutex_unlock(&cs_recorder.lock);
     return NULL;
 }
 
@@ -275,7 +295,5 @@ void cs_recorder_give_up(void)
     }
     /* Streams that could not be closed in the journal (a full disk) stand on the list still: then all of it is left to be adopted. */
     cs_open_list_close(cs_recorder.open, !cs_recorder.left_open);
-    if (!cs_recorder.left_open) {
-        cs_journal_close(cs_recorder.journal);
-    }
+    cs_journal_close(cs_recorder.journal);
 }

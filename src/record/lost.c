@@ -22,40 +22,6 @@ typedef struct {
     unsigned closed;
 } closing_t;
 
-int cs_recorder_adopt(void)
-{
-    cs_journal_options_t options = {
-        cs_recorder.conf.state_dir, cs_recorder.node, {{0}}, (cs_sync_e)cs_recorder.conf.journal_sync};
-    cs_adopted_t *adopted = calloc(1, sizeof(*adopted));
-    char error[256] = "";
-    apr_status_t rv = APR_ENOMEM;
-
-    if (adopted) {
-        rv = cs_journal_adopt(&adopted->journal, &options, error, sizeof(error));
-    }
-    if (!rv) {
-        rv = cs_open_list_open(&adopted->open, cs_recorder.conf.state_dir, cs_journal_chain(adopted->journal));
-    }
-    if (rv) {
-        if (rv != APR_NOTFOUND) {
-            ap_log_error(APLOG_MARK, APLOG_ERR, rv, cs_recorder.server,
-                         "chatstream: a journal in '%s' cannot be taken over: %s", cs_recorder.conf.state_dir, error);
-        }
-        if (adopted) {
-            cs_journal_close(adopted->journal);
-        }
-        free(adopted);
-        return 0;
-    }
-    ap_log_error(APLOG_MARK, APLOG_INFO, 0, cs_recorder.server,
-                 "chatstream: takes over the journal %s of a writer that is gone", cs_journal_chain(adopted->journal));
-    pthread_mutex_lock(&cs_recorder.lock);
-    adopted->next = cs_recorder.adopted;
-    cs_recorder.adopted = adopted;
-    pthread_mutex_unlock(&cs_recorder.lock);
-    return 1;
-}
-
 /* What the log still has of the answer. 0: its beginning was dropped, or it cannot be had. */
 static int gather_answer(uint32_t slot, cs_buf_t *answer)
 {
@@ -140,17 +106,20 @@ static void close_one(void *baton, uint32_t place, const cs_fact_t *opened)
     if (slot == CS_LOG_NONE) {
         fact.number[CS_NUM_CHUNK_COUNT] = CS_NUM_NONE;
     }
+    if (!strcmp(ending.code, "worker_lost")) {
+        fact.number[CS_NUM_BYTES_SENT] = CS_NUM_NONE; /* readers count when they go, and these were cut off */
+    }
     fact.number[CS_NUM_AT] = apr_time_now();
     cs_journal_unsettled(adopted->journal);
     if (cs_journal_append(adopted->journal, &fact)) {
         closing->left++; /* the next round tries again */
     }
     else {
-        cs_open_list_remove(adopted->open, place);
         closing->closed++;
         if (slot != CS_LOG_NONE) {
             cs_log_release(cs_recorder.log, slot);
         }
+        cs_open_list_remove(adopted->open, place); /* last, as in closing.c */
     }
     cs_journal_settled(adopted->journal);
     cs_buf_free(&answer);
@@ -173,29 +142,30 @@ static void note_place(void *baton, uint32_t place, const cs_fact_t *opened)
                  apr_pmemdup(settling->pool, &place, sizeof(place)));
 }
 
-static int settle(void *baton, const char *chain, const cs_journal_place_t *at, const cs_fact_t *fact, int applied,
-                  const char *note)
+static int wipe_closed(void *baton, const char *chain, const cs_journal_place_t *at, const cs_fact_t *fact, int applied,
+                       const char *note)
 {
     settling_t *settling = baton;
     const uint32_t *place;
     uint32_t slot;
     cs_uuid_t id;
 
+    (void)chain;
     (void)at;
     (void)applied;
     (void)note;
-    if (!fact || fact->kind != CS_FACT_CLOSE || strcmp(chain, cs_journal_chain(settling->adopted->journal)) != 0) {
+    if (!fact || fact->kind != CS_FACT_CLOSE) {
         return 0;
     }
     place = apr_hash_get(settling->places, fact->text[CS_TXT_STREAM_ID].data,
                          (apr_ssize_t)fact->text[CS_TXT_STREAM_ID].len);
     if (place) {
-        cs_open_list_remove(settling->adopted->open, *place);
         if (is_our_arena(settling->adopted->journal)
             && !cs_uuid_parse(&id, fact->text[CS_TXT_STREAM_ID].data, fact->text[CS_TXT_STREAM_ID].len)
             && (slot = cs_log_find_held(cs_recorder.log, &id)) != CS_LOG_NONE) {
             cs_log_release(cs_recorder.log, slot);
         }
+        cs_open_list_remove(settling->adopted->open, *place);
     }
     return 0;
 }
@@ -204,29 +174,90 @@ static int settle(void *baton, const char *chain, const cs_journal_place_t *at, 
  * Killed between the closing fact and the list: such a stream stands on both, and must not be closed twice. The journal keeps the fact
  * until the list is wiped (cs_journal_unsettled), so looking into what is left of it is enough.
  */
-static void settle_closed(const cs_adopted_t *adopted)
+static apr_status_t settle_closed(const cs_adopted_t *adopted, char *error, size_t size)
 {
     settling_t settling = {adopted, NULL, NULL};
-    char error[256];
+    apr_status_t rv = apr_pool_create(&settling.pool, NULL);
 
-    if (apr_pool_create(&settling.pool, NULL)) {
-        return;
+    if (rv) {
+        apr_snprintf(error, size, "no memory");
+        return rv;
     }
     settling.places = apr_hash_make(settling.pool);
     if (cs_open_list_each(adopted->open, note_place, &settling)) {
-        cs_journal_list(cs_recorder.conf.state_dir, settle, &settling, error, sizeof(error));
+        rv = cs_journal_each(adopted->journal, wipe_closed, &settling, error, size);
     }
     apr_pool_destroy(settling.pool);
+    return rv;
+}
+
+/* ---- taking over --------------------------------------------------------------------------------------------------- */
+
+static apr_status_t adopt(cs_adopted_t *adopted, char *error, size_t size)
+{
+    cs_journal_options_t options = {
+        cs_recorder.conf.state_dir, cs_recorder.node, {{0}}, (cs_sync_e)cs_recorder.conf.journal_sync};
+    apr_status_t rv = cs_journal_adopt(&adopted->journal, &options, error, size);
+
+    if (rv) {
+        return rv;
+    }
+    cs_journal_unsettled(adopted->journal);
+    rv = cs_open_list_open(&adopted->open, options.dir, cs_journal_chain(adopted->journal));
+    if (rv) {
+        apr_snprintf(error, size, "its list of open streams cannot be read");
+    }
+    else {
+        rv = settle_closed(adopted, error, size);
+    }
+    cs_journal_settled(adopted->journal);
+    return rv;
+}
+
+/* What stays wrong is said once in a while, not in each round. */
+static void say_not_adopted(apr_status_t rv, const char *error)
+{
+    static char last[256];
+    static apr_time_t said;
+    apr_time_t now = cs_clock_mono();
+
+    if (rv == APR_EGENERAL || strcmp(last, error) != 0 || now - said > apr_time_from_sec(600)) {
+        said = now;
+        apr_cpystrn(last, error, sizeof(last));
+        ap_log_error(APLOG_MARK, APLOG_ERR, rv == APR_EGENERAL ? 0 : rv, cs_recorder.server,
+                     "chatstream: a journal in '%s' cannot be taken over: %s", cs_recorder.conf.state_dir, error);
+    }
+}
+
+int cs_recorder_adopt(void)
+{
+    cs_adopted_t *adopted = calloc(1, sizeof(*adopted));
+    char error[256] = "no memory";
+    apr_status_t rv = adopted ? adopt(adopted, error, sizeof(error)) : APR_ENOMEM;
+
+    if (rv) {
+        if (rv != APR_NOTFOUND) {
+            say_not_adopted(rv, error);
+        }
+        if (adopted) {
+            cs_open_list_close(adopted->open, 0);
+            cs_journal_close(adopted->journal);
+        }
+        free(adopted);
+        return rv == APR_EGENERAL; /* was set aside */
+    }
+    ap_log_error(APLOG_MARK, APLOG_INFO, 0, cs_recorder.server,
+                 "chatstream: takes over the journal %s of a writer that is gone", cs_journal_chain(adopted->journal));
+    pthread_mutex_lock(&cs_recorder.lock);
+    adopted->next = cs_recorder.adopted;
+    cs_recorder.adopted = adopted;
+    pthread_mutex_unlock(&cs_recorder.lock);
+    return 1;
 }
 
 int cs_recorder_close_lost(cs_adopted_t *adopted)
 {
     closing_t closing = {adopted, 0, 0};
-
-    if (!adopted->settled) {
-        settle_closed(adopted);
-        adopted->settled = 1;
-    }
 
     cs_open_list_each(adopted->open, close_one, &closing);
     if (closing.closed) {

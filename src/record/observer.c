@@ -17,6 +17,9 @@ APLOG_USE_MODULE(chatstream);
 #define LINGER        apr_time_from_sec(1)
 #define KEY_SIZE      (5 + 32 + 1)
 
+/* Anybody can make incidents, by a wrong token for one; a journal that nobody empties must not fill the disk with them. */
+#define INCIDENTS_TIMES 2
+
 /* ---- persons ------------------------------------------------------------------------------------------------------ */
 
 typedef struct {
@@ -71,11 +74,27 @@ static void set_person(cs_fact_t *fact, const cs_dir_config_t *conf, const cs_pe
 
 /* ---- opening ------------------------------------------------------------------------------------------------------ */
 
-int cs_recorder_is_full(void)
+int cs_recorder_enter(void)
+{
+    atomic_fetch_add(&cs_recorder.inside, 1);
+    if (atomic_load(&cs_recorder.on)) {
+        return 1;
+    }
+    atomic_fetch_sub(&cs_recorder.inside, 1);
+    return 0;
+}
+
+void cs_recorder_leave(void)
+{
+    atomic_fetch_sub(&cs_recorder.inside, 1);
+}
+
+int cs_recorder_is_full(unsigned times)
 {
     uint64_t own = cs_journal_pending(cs_recorder.journal, NULL), then = atomic_load(&cs_recorder.usage_own);
 
-    return atomic_load(&cs_recorder.usage) + (own > then ? own - then : 0) > (uint64_t)cs_recorder.conf.journal_max;
+    return atomic_load(&cs_recorder.usage) + (own > then ? own - then : 0)
+           > (uint64_t)cs_recorder.conf.journal_max * times;
 }
 
 static void destroy_ticket(cs_ticket_t *ticket)
@@ -98,9 +117,8 @@ static int journal_failed(apr_status_t rv)
     return cs_recorder.conf.journal_admits;
 }
 
-static int go_unrecorded(uint32_t slot)
+static int go_unrecorded(void)
 {
-    cs_log_release(cs_recorder.log, slot);
     if (cs_recorder.conf.journal_admits) {
         atomic_fetch_add(&cs_recorder.unrecorded, 1);
     }
@@ -131,7 +149,8 @@ static apr_status_t write_down(cs_ticket_t *ticket, cs_fact_t *fact, const char 
     return rv;
 }
 
-static int opened(const cs_opened_t *what, void **out)
+/* Inside. */
+static int write_opened(const cs_opened_t *what, void **out)
 {
     const cs_dir_config_t *conf = what->conf;
     cs_ticket_t *ticket;
@@ -143,11 +162,8 @@ static int opened(const cs_opened_t *what, void **out)
     cs_uuid_t uuid;
     uint32_t format;
 
-    if (!cs_recorder.on || !conf->record) {
-        return 1;
-    }
-    if (cs_recorder_is_full()) {
-        return go_unrecorded(what->slot);
+    if (cs_recorder_is_full(1)) {
+        return go_unrecorded();
     }
     cs_log_slot_info(cs_recorder.log, what->slot, &uuid, &created_at, &format);
     cs_uuid_format(id, &uuid);
@@ -172,11 +188,27 @@ static int opened(const cs_opened_t *what, void **out)
             destroy_ticket(ticket);
         }
         journal_failed(rv);
-        return go_unrecorded(what->slot);
+        return go_unrecorded();
     }
+    cs_log_hold(cs_recorder.log, what->slot);
     ticket->slot = what->slot;
     *out = ticket;
     return 1;
+}
+
+static int opened(const cs_opened_t *what, void **out)
+{
+    int goes_on;
+
+    if (!what->conf->record) {
+        return 1;
+    }
+    if (!cs_recorder_enter()) {
+        return 0; /* the child ends, and so would the stream */
+    }
+    goes_on = write_opened(what, out);
+    cs_recorder_leave();
+    return goes_on;
 }
 
 /* ---- closing ------------------------------------------------------------------------------------------------------ */
@@ -195,9 +227,7 @@ static void closed(void *baton, const cs_closed_t *what)
     ticket->next = atomic_load_explicit(&cs_recorder.told, memory_order_relaxed);
     while (!atomic_compare_exchange_weak(&cs_recorder.told, &ticket->next, ticket)) {}
     if (atomic_exchange(&cs_recorder.recorder_sleeps, 0)) {
-        pthread_mutex_lock(&cs_recorder.lock);
-        pthread_cond_signal(&cs_recorder.wake);
-        pthread_mutex_unlock(&cs_recorder.lock);
+        sem_post(&cs_recorder.wake);
     }
 }
 
@@ -213,14 +243,16 @@ static const struct {
     [CS_INCIDENT_FLAG_CHANGE] = {"flag_change", 0},
 };
 
-static void incident(const cs_incident_t *what)
+/* Inside. */
+static void write_incident(const cs_incident_t *what)
 {
     anonymous_t anonymous;
     cs_fact_t fact;
     char *detail = NULL;
     apr_status_t rv;
 
-    if (!cs_recorder.on || (what->conf && !(what->conf->record & CS_RECORD_AUDIT))) {
+    if (cs_recorder_is_full(INCIDENTS_TIMES)) {
+        atomic_fetch_add(&cs_recorder.unrecorded, 1);
         return;
     }
     cs_fact_init(&fact, CS_FACT_INCIDENT);
@@ -249,6 +281,14 @@ static void incident(const cs_incident_t *what)
         journal_failed(rv);
     }
     free(detail);
+}
+
+static void incident(const cs_incident_t *what)
+{
+    if ((!what->conf || what->conf->record & CS_RECORD_AUDIT) && cs_recorder_enter()) {
+        write_incident(what);
+        cs_recorder_leave();
+    }
 }
 
 const cs_observer_t cs_record_observer = {opened, closed, incident};

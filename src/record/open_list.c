@@ -93,16 +93,17 @@ apr_status_t cs_open_list_add(cs_open_list_t *list, const char *bytes, size_t le
 {
     char entry[ENTRY_SIZE];
     entry_head_t head = {(uint32_t)len, cs_crc32c(bytes, len)};
-    ssize_t size = (ssize_t)(sizeof(head) + len), written;
+    ssize_t written;
 
     if (len > CONTENT_MAX) {
         return APR_ENOSPC;
     }
     memcpy(entry, &head, sizeof(head));
     memcpy(entry + sizeof(head), bytes, len);
+    memset(entry + sizeof(head) + len, 0, CONTENT_MAX - len); /* all of it now: wiping must need no room */
     *place = take_place(list);
-    written = pwrite(list->fd, entry, (size_t)size, (off_t)*place * ENTRY_SIZE);
-    if (written != size) {
+    written = pwrite(list->fd, entry, sizeof(entry), (off_t)*place * ENTRY_SIZE);
+    if (written != (ssize_t)sizeof(entry)) {
         apr_status_t rv = written < 0 ? errno : APR_ENOSPC;
 
         cs_open_list_remove(list, *place);
@@ -126,9 +127,12 @@ unsigned cs_open_list_each(cs_open_list_t *list, void (*fn)(void *baton, uint32_
     char entry[ENTRY_SIZE];
     entry_head_t head;
     unsigned count = 0;
-    uint32_t place;
+    uint32_t place, end;
 
-    for (place = 0; place < list->next; place++) {
+    pthread_mutex_lock(&list->lock);
+    end = list->next;
+    pthread_mutex_unlock(&list->lock);
+    for (place = 0; place < end; place++) {
         ssize_t got = pread(list->fd, entry, sizeof(entry), (off_t)place * ENTRY_SIZE);
         cs_fact_t fact;
 

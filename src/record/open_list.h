@@ -20,7 +20,7 @@ apr_status_t cs_open_list_open(cs_open_list_t **out, const char *dir, const char
 apr_status_t cs_open_list_add(cs_open_list_t *list, const char *bytes, size_t len, uint32_t *place);
 /* Any thread. Wipes the entry. */
 void cs_open_list_remove(cs_open_list_t *list, uint32_t place);
-/* Before anything was added here: calls `fn` with each entry that is whole. Returns how many. */
+/* While nobody adds to it: calls `fn` with each entry that is whole. Returns how many. */
 unsigned cs_open_list_each(cs_open_list_t *list, void (*fn)(void *baton, uint32_t place, const cs_fact_t *fact),
                            void *baton);
 apr_status_t cs_open_list_sync(cs_open_list_t *list);

@@ -4,6 +4,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -11,21 +13,28 @@
 #include <apr_dbd.h>
 #include <apr_network_io.h>
 #include <apr_strings.h>
+#include <ap_mpm.h>
 #include <httpd.h>
 #include <http_log.h>
 #include <unixd.h>
 
 APLOG_USE_MODULE(chatstream);
 
-#define STOP_TIME     apr_time_from_sec(3) /* for the database to take what is journalled */
-#define CANCEL_TIME   1                    /* seconds, for a thread that was cancelled */
-#define RECORDER_TIME 3                    /* seconds */
+/* The MPM's parent loses its patience after three seconds, and kills after nine. */
+#define INSIDE_TIME   apr_time_from_msec(500)  /* for request threads to be done with the journal */
+#define RECORDER_TIME apr_time_from_msec(2000) /* for the recorder thread to journal what was told */
+#define STORE_TIME    apr_time_from_msec(2500) /* for the store thread, which stops itself after STORE_REST (keeping.c) */
+#define HANGS         apr_time_from_msec(1000) /* a database that was asked so long ago does not answer */
+#define CANCEL_TIME   apr_time_from_msec(500)
+
+/* libpq waits for ever when somebody accepts and says nothing, also in mod_dbd's own child_init. DBDParams may say otherwise. */
+#define PGSQL_CONNECT_TIMEOUT "2"
 
 cs_recorder_t cs_recorder;
 
 static struct {
     pthread_t recorder, store;
-    int has_recorder, has_store;
+    int has_store;
     cs_database_t *database;
 } threads;
 
@@ -70,6 +79,7 @@ int cs_record_post_config(apr_pool_t *pconf, server_rec *server)
         ap_log_error(APLOG_MARK, APLOG_EMERG, rv, server, "chatstream: ChatStreamRecord: apr_dbd cannot be used");
         return HTTP_INTERNAL_SERVER_ERROR;
     }
+    setenv("PGCONNECT_TIMEOUT", PGSQL_CONNECT_TIMEOUT, 0);
     return make_dir(pconf, server, conf.state_dir);
 }
 
@@ -79,9 +89,6 @@ int cs_record_post_config(apr_pool_t *pconf, server_rec *server)
 static int refuse_everything(const cs_opened_t *what, void **ticket)
 {
     *ticket = NULL;
-    if (what->conf->record) {
-        cs_log_release(cs_recorder.log, what->slot);
-    }
     return !what->conf->record || cs_recorder.conf.journal_admits;
 }
 
@@ -117,15 +124,28 @@ static apr_status_t start_journal(char *error, size_t size)
     return rv;
 }
 
+/* The MPM's signals are for the threads that expect them; on prefork a handler would end the child from within ours. */
 static apr_status_t start_threads(void)
 {
+    static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
     apr_status_t rv = cs_database_create(&threads.database, cs_recorder.pool);
+    sigset_t blocked, before;
+    size_t i;
 
-    if (!rv && !(rv = pthread_create(&threads.recorder, NULL, cs_recorder_run, NULL))) {
-        threads.has_recorder = 1;
+    if (rv) {
+        return rv;
+    }
+    sigfillset(&blocked);
+    for (i = 0; i < sizeof(own) / sizeof(own[0]); i++) {
+        sigdelset(&blocked, own[i]);
+    }
+    pthread_sigmask(SIG_SETMASK, &blocked, &before);
+    rv = pthread_create(&threads.recorder, NULL, cs_recorder_run, NULL);
+    if (!rv) {
         rv = pthread_create(&threads.store, NULL, cs_keeping_run, threads.database);
         threads.has_store = rv == 0;
     }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     return rv;
 }
 
@@ -142,13 +162,13 @@ void cs_record_child_start(apr_pool_t *pchild, server_rec *server, cs_log_t *log
     cs_recorder.child = child;
     cs_config_records(pchild, server, &cs_recorder.conf);
     pthread_mutex_init(&cs_recorder.lock, NULL);
-    pthread_cond_init(&cs_recorder.wake, NULL);
-    pthread_cond_init(&cs_recorder.store_wake, NULL);
+    sem_init(&cs_recorder.wake, 0, 0);
+    sem_init(&cs_recorder.store_wake, 0, 0);
     if (apr_gethostname(cs_recorder.node, sizeof(cs_recorder.node), pchild)) {
         memcpy(cs_recorder.node, "localhost", sizeof("localhost"));
     }
     /* Of nobody: a driver that hangs may still use it when everything else goes. */
-    rv = apr_pool_create(&cs_recorder.pool, NULL);
+    rv = apr_pool_create_unmanaged(&cs_recorder.pool);
     if (!rv) {
         rv = start_journal(error, sizeof(error));
     }
@@ -161,57 +181,82 @@ void cs_record_child_start(apr_pool_t *pchild, server_rec *server, cs_log_t *log
         cs_observer_set(&refusing);
         return;
     }
-    cs_recorder.on = 1;
+    atomic_store(&cs_recorder.on, 1);
     cs_observer_set(&cs_record_observer);
 }
 
-static struct timespec in_seconds(apr_time_t seconds)
+static int join(pthread_t thread, apr_time_t patience)
 {
-    struct timespec until = {(time_t)(apr_time_sec(apr_time_now()) + seconds), 0};
+    apr_time_t when = apr_time_now() + patience;
+    struct timespec until = {(time_t)apr_time_sec(when), (long)apr_time_usec(when) * 1000};
 
-    return until;
+    return pthread_timedjoin_np(thread, NULL, &until) == 0;
 }
 
-/* The store thread may hang in its driver for as long as the database does. */
+static int hangs(void)
+{
+    apr_time_t asks = atomic_load(&cs_recorder.asks);
+
+    return asks && cs_clock_mono() - asks >= HANGS;
+}
+
+/*
+ * The store thread may hang in its driver for as long as the database does. 1: it has ended in order. One that was cancelled may have held
+ * a lock, so nothing of ours is touched any more, and whoever adopts the chain finishes what it was at.
+ */
 static int end_store_thread(void)
 {
-    struct timespec until = in_seconds(apr_time_sec(STOP_TIME) + 1);
+    apr_time_t until = cs_clock_mono() + STORE_TIME;
 
-    if (!threads.has_store || !pthread_timedjoin_np(threads.store, NULL, &until)) {
-        return 1;
-    }
+    do {
+        if (join(threads.store, apr_time_from_msec(50))) {
+            return 1;
+        }
+    } while (cs_clock_mono() < until && !hangs());
     ap_log_error(APLOG_MARK, APLOG_WARNING, 0, cs_recorder.server,
                  "chatstream: the database does not answer; what it has not taken waits in '%s'",
                  cs_recorder.conf.state_dir);
-    if (cs_database_may_be_cancelled()) {
-        until = in_seconds(CANCEL_TIME + 1);
-        pthread_cancel(threads.store);
-        if (!pthread_timedjoin_np(threads.store, NULL, &until)) {
-            cs_database_close(threads.database); /* mod_dbd's pool wants back what it lent */
-            return 1;
-        }
+    if (cs_database_may_be_cancelled(threads.database) && !pthread_cancel(threads.store)
+        && join(threads.store, CANCEL_TIME)) {
+        cs_database_close(threads.database); /* mod_dbd's pool wants back what it lent */
     }
     return 0;
 }
 
+/*
+ * On prefork this may run in a signal handler over the one thread that serves requests, which may be inside, with the journal's lock: then
+ * there is nothing to wait for, and others finish, as after a kill.
+ */
+static int wait_for_leaving(void)
+{
+    apr_time_t until = cs_clock_mono() + INSIDE_TIME;
+    int threaded = 0;
+
+    if (ap_mpm_query(AP_MPMQ_IS_THREADED, &threaded) || !threaded) {
+        return !atomic_load(&cs_recorder.inside);
+    }
+    while (atomic_load(&cs_recorder.inside) && cs_clock_mono() < until) {
+        apr_sleep(1000);
+    }
+    return !atomic_load(&cs_recorder.inside);
+}
+
 void cs_record_child_stop(void)
 {
-    struct timespec until = in_seconds(RECORDER_TIME + 1);
+    int all_left, all_told;
 
-    if (!cs_recorder.on) {
+    if (!atomic_exchange(&cs_recorder.on, 0)) {
         return;
     }
-    pthread_mutex_lock(&cs_recorder.lock);
+    all_left = wait_for_leaving();
     atomic_store(&cs_recorder.stopping, 1);
-    pthread_cond_broadcast(&cs_recorder.wake);
-    pthread_mutex_unlock(&cs_recorder.lock);
-    /* On prefork this may run in a signal handler over a thread that holds the journal's lock: then others finish, as after a kill. */
-    if (pthread_timedjoin_np(threads.recorder, NULL, &until) || !end_store_thread()) {
-        cs_recorder.on = 0;
-        return;
+    sem_post(&cs_recorder.wake);
+    all_told = join(threads.recorder, RECORDER_TIME);
+    atomic_store(&cs_recorder.recorder_ended, 1);
+    sem_post(&cs_recorder.store_wake);
+    if (end_store_thread() && all_told && all_left) {
+        cs_recorder_give_up();
     }
-    cs_recorder.on = 0;
-    cs_recorder_give_up();
 }
 
 /* ---- health ------------------------------------------------------------------------------------------------------ */
@@ -221,16 +266,17 @@ void cs_record_health(cs_record_health_t *health)
     apr_time_t oldest = atomic_load(&cs_recorder.oldest);
 
     memset(health, 0, sizeof(*health));
-    if (!cs_recorder.on) { /* it could not start, or has ended already; or there is nothing to record */
+    if (!cs_recorder_enter()) { /* it could not start, or has ended already; or there is nothing to record */
         health->refuses = cs_recorder.server && !cs_recorder.conf.journal_admits;
         return;
     }
     health->database = (cs_database_e)atomic_load(&cs_recorder.database);
     health->journal_bytes = atomic_load(&cs_recorder.usage);
     health->oldest_s = oldest ? apr_time_sec(apr_time_now() - oldest) : 0;
-    health->journal_full = cs_recorder_is_full();
+    health->journal_full = cs_recorder_is_full(1);
     health->refuses = health->journal_full && !cs_recorder.conf.journal_admits;
     health->unrecorded = atomic_load(&cs_recorder.unrecorded);
     health->saved = atomic_load(&cs_recorder.saved);
     health->refused = atomic_load(&cs_recorder.refused);
+    cs_recorder_leave();
 }

@@ -4,6 +4,7 @@
 #define CS_RECORD_RECORDER_H
 
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 
 #include "chatstream/record.h"
@@ -15,8 +16,7 @@
 typedef struct cs_adopted_t {
     struct cs_adopted_t *next;
     cs_journal_t *journal;
-    cs_open_list_t *open; /* lock; NULL: nobody stands on it any more */
-    int settled;          /* recorder thread: those that were closed already are off the list */
+    cs_open_list_t *open; /* lock; the recorder's until it is NULL: nobody stands on it any more */
 } cs_adopted_t;
 
 /* A stream between its opening and its closing fact. */
@@ -35,8 +35,9 @@ typedef struct cs_ticket_t {
 } cs_ticket_t;
 
 typedef struct {
+    _Atomic int on;          /* cleared when the child ends */
+    _Atomic unsigned inside; /* threads between enter and leave */
     /* constant in a child: */
-    int on;
     server_rec *server;
     apr_pool_t *pool;
     cs_log_t *log;
@@ -48,32 +49,40 @@ typedef struct {
     /* any thread: */
     _Atomic(cs_ticket_t *) told;
     _Atomic int recorder_sleeps;
-    _Atomic int stopping;
+    _Atomic int stopping, recorder_ended;
+    _Atomic apr_time_t asks;    /* mono: since when the store thread waits for an answer; 0: it does not */
     _Atomic uint64_t usage;     /* bytes in the directory, as of the last look */
     _Atomic uint64_t usage_own; /* of them in our journal */
     _Atomic apr_time_t oldest;  /* wall; 0: nothing waits */
     _Atomic int database;       /* cs_database_e */
     _Atomic uint64_t unrecorded, saved, refused;
+    sem_t wake, store_wake; /* posted also by a request thread that a signal handler may interrupt */
     /* lock: */
     pthread_mutex_t lock;
-    pthread_cond_t wake; /* of the recorder thread */
-    pthread_cond_t store_wake;
-    cs_adopted_t *adopted; /* the recorder adds, the store thread removes */
-    int recorder_ended, store_ended;
-    int left_open; /* recorder thread, at its end: closings that could not be journalled */
+    cs_adopted_t *adopted; /* the recorder adds, the store thread removes those without open list */
+    int left_open;         /* recorder thread, at its end: closings that could not be journalled */
 } cs_recorder_t;
 
 extern cs_recorder_t cs_recorder;
 
 /* observer.c */
 extern const cs_observer_t cs_record_observer;
-int cs_recorder_is_full(void);
+/*
+ * Whoever uses the journal of this child stands between these two; 0: it has ended. The end waits for those inside, or what they write
+ * after the last look at the open list would stay open for ever.
+ */
+int cs_recorder_enter(void);
+void cs_recorder_leave(void);
+/* Inside. More than `times` ChatStreamJournalMax waits. */
+int cs_recorder_is_full(unsigned times);
 
 /* closing.c: the recorder thread */
 void *cs_recorder_run(void *unused);
-/* lost.c: the recorder thread. Takes over one dead writer's chain, if there is one. 1: there was. */
+/* Sleeps until `wake` is posted, `time` at most. */
+void cs_recorder_nap(sem_t *wake, apr_time_t time);
+/* lost.c: the recorder thread. Takes over one dead writer's chain, if there is one. 1: there was; there may be more. */
 int cs_recorder_adopt(void);
-/* Closes what can be closed of the streams of adopted chains. 1: none is left open. */
+/* Closes what can be closed of the streams of an adopted chain. 1: none is left open. */
 int cs_recorder_close_lost(cs_adopted_t *adopted);
 /* The closing fact of a stream from its opening one; texts are borrowed from all three. `told` NULL: the slot is gone. */
 #define CS_CLOSE_DETAIL 128
@@ -89,8 +98,8 @@ cs_store_t *cs_database_store(cs_database_t *database);
 void cs_database_lost(cs_database_t *database, const char *error);
 void cs_database_close(cs_database_t *database);
 /* Another thread has to give up on a store thread that hangs in its driver: is that safe with this driver? */
-int cs_database_may_be_cancelled(void);
-
+int cs_database_may_be_cancelled(const cs_database_t *database);
+/* It has answered: says so when it was away. */
 void cs_database_works(cs_database_t *database);
 
 /* keeping.c: the store thread; its argument is the database */

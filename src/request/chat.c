@@ -159,6 +159,9 @@ static cs_person_t person_of(request_rec *r, const cs_identity_t *identity)
     if (identity->who != CS_WHO_ADDRESS) {
         person.name = identity->user;
         person.email = claims_of(identity) ? cs_claims_text(claims_of(identity), "email") : NULL;
+        if (person.email && strlen(person.email) > CS_PARAMS_EMAIL_MAX) {
+            person.email = NULL; /* no address is that long, and no column that wide */
+        }
     }
     return person;
 }
@@ -308,7 +311,7 @@ static int begin_stream(chat_t *chat)
         .connection_id = connection_id,
         .conversation_id = chat->params.conversation_id,
         .message = chat->params.message,
-        .upstream = first->name,
+        .upstream = apr_pstrndup(chat->r->pool, first->name, 255),
     };
     cs_question_t question;
     void *ticket;
@@ -358,7 +361,6 @@ static cs_admit_e claim(void *baton, int *joined, uint32_t *retry_after)
         .replay_keep = chat->conf->replay_keep,
         .created_at = apr_time_now(),
         .ends_by = chat->asked.now + chat->conf->timeout_total,
-        .held = chat->conf->record != 0,
     };
     apr_time_t ends_by;
 
@@ -446,7 +448,7 @@ int cs_request_chat(request_rec *r, const cs_dir_config_t *conf, cs_kind_e kind)
     cs_redact_request(r);
     if (!conf->upstreams) {
         /* A handler set where the start-up check does not see it: <If>, .htaccess, another module. */
-        ap_log_rerror(APLOG_MARK, APLOG_ERR, 0, r, "chatstream: there is no ChatStreamUpstream here");
+        ap_log_error(APLOG_MARK, APLOG_ERR, 0, r->server, "chatstream: there is no ChatStreamUpstream here");
         return HTTP_INTERNAL_SERVER_ERROR;
     }
     check_idempotency_key(chat.idem_key, &result);

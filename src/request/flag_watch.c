@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What has to be looked at again while requests come and go: the flag file. Watchdog threads. */
+#include <apr_strings.h>
 #include <httpd.h>
 #include <http_log.h>
 
@@ -12,8 +13,18 @@ APLOG_USE_MODULE(chatstream);
 
 static void tell_change(void)
 {
-    const cs_incident_t change = {CS_INCIDENT_FLAG_CHANGE, NULL, {NULL, NULL, NULL}, NULL, NULL, NULL};
+    cs_incident_t change = {CS_INCIDENT_FLAG_CHANGE, NULL, {NULL, NULL, NULL}, NULL, NULL, NULL};
+    char detail[96];
+    cs_flags_t flags;
 
+    cs_flags_of(cs_limits_gate(), "", &flags);
+    apr_snprintf(detail, sizeof(detail), "\"enabled\":%s,\"rollout\":",
+                 flags.enabled < 0 ? "null"
+                 : flags.enabled   ? "true"
+                                   : "false");
+    apr_snprintf(detail + strlen(detail), sizeof(detail) - strlen(detail), flags.share < 0 ? "null" : "%d.%02d",
+                 flags.share / 100, flags.share % 100);
+    change.detail = detail;
     cs_tell_incident(&change);
 }
 

@@ -226,7 +226,7 @@ cs_delivery_e cs_delivery_fill(cs_delivery_t *delivery, apr_time_t now, cs_buf_t
     }
     if (out->len) {
         delivery->last_sent = now;
-        delivery->cursor.sent += out->len; /* every byte in it goes out, or the client is gone */
+        cs_log_cursor_sent(&delivery->cursor, out->len); /* every byte in it goes out, or the client is gone */
     }
     return result;
 }

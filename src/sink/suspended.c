@@ -354,7 +354,9 @@ static void timer_fired(void *baton)
         pump(sink);
     }
     else if (ended && now() >= sink->moved + sink->stall) {
-        ap_log_cerror(APLOG_MARK, APLOG_INFO, 0, sink->c, "chatstream: the client takes nothing any more, giving up");
+        /* Not ap_log_cerror, here and elsewhere: the log gets no address. */
+        ap_log_error(APLOG_MARK, APLOG_INFO, 0, sink->c->base_server,
+                     "chatstream: the client takes nothing any more, giving up");
         vanish(sink);
     }
     else {

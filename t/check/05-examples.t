@@ -24,7 +24,7 @@ ok @examples, 'found the examples';
 for my $file (@examples) {
     # The modules httpd would have loaded anyway; the listening port is one that is free for certain.
     config_of(
-        name => $file,
+        name => $file, modules => ['authz_host'], env => { ENABLE_STREAMING => 'true' },
         server_config => 'Define CHAT_PORT ' . free_port() . "\nInclude \"" . source_dir() . "/$file\"",
     );
 }

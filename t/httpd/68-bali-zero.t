@@ -30,7 +30,6 @@ $t->httpd->{defines} = {
     CHAT_JWT_SECRET  => $key->file,
     CHAT_FLAG_FILE   => $flags,
     CHAT_ORIGIN      => 'https://app.example.com',
-    ENABLE_STREAMING => '${ENABLE_STREAMING}',
 };
 $t->start;
 
@@ -199,7 +198,7 @@ my $other = free_port();
 my $off = ChatStream::Test->new(
     bare => 1, children => 2, threads => 64,
     env           => { ENABLE_STREAMING => 'false' },
-    defines       => { CHAT_PORT => $other, ENABLE_STREAMING => '${ENABLE_STREAMING}' },
+    defines       => { CHAT_PORT => $other },
     server_config => "Define RAG_URL \"\${UPSTREAM}/sse?tokens=2\"\nInclude \"" . source_dir() . '/conf/examples/bali-zero.conf"',
 );
 is $off->request("$STREAM?query=x", port => $other)->status, 404, 'ENABLE_STREAMING=false: no stream';

@@ -15,7 +15,7 @@ my $STREAM = '/api/v1/chat/stream';
 my $ONBOARDING = '/api/v1/chat/onboarding-stream';
 my $WHOLE = '/api/v1/chat';
 my $example = 'Include "' . source_dir() . '/conf/examples/chat.conf"';
-my @fixture = (bare => 1, children => 2, threads => 64);
+my @fixture = (bare => 1, children => 2, threads => 64, modules => ['authz_host']);
 
 # ---- as it is --------------------------------------------------------------------------------------------------------------
 
@@ -36,6 +36,7 @@ my $health = $bare->request('/health', port => $port)->json;
 ok $health->{features}{sse_streaming}, 'health: streaming is on';
 is $health->{rollout}, 100, 'for all';
 is $bare->request($WHOLE, port => $port, json => { message => 'hi' })->json->{content}, 'a', 'the whole answer';
+$bare->expect_log(qr/AH00111:.*ENABLE_STREAMING/);
 $bare->check;
 
 # ---- with everything -------------------------------------------------------------------------------------------------------
@@ -51,7 +52,6 @@ $t->httpd->{defines} = {
     CHAT_JWT_ISSUER  => 'https://www.example.com',
     CHAT_ORIGIN      => 'https://www.example.com https://app.example.com',
     CHAT_FLAG_FILE   => $flags,
-    ENABLE_STREAMING => '${ENABLE_STREAMING}',
 };
 
 sub write_flags

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include <apr_strings.h>
+#include <apr_tables.h>
 
 #include "record/admin_fact.h"
 #include "record/audit_row.h"
@@ -170,9 +171,11 @@ int ctl_journal_replay(const ctl_t *ctl)
 {
     uint64_t chains = 0;
     uint64_t facts = 0;
+    apr_array_header_t *adopted = apr_array_make(ctl->pool, 8, sizeof(cs_journal_t *));
     cs_journal_t *journal;
     cs_store_t *store;
     int rc = ctl_store(ctl, &store, CTL_WITH_SCHEMA);
+    int i;
 
     if (rc == CTL_OK) {
         rc = ctl_as_owner(ctl->state);
@@ -185,9 +188,13 @@ int ctl_journal_replay(const ctl_t *ctl)
             break;
         }
         rc = ctl_apply(store, journal, &some);
-        cs_journal_close(journal);
+        APR_ARRAY_PUSH(adopted, cs_journal_t *) = journal;
         chains += rc == CTL_OK;
         facts += some;
+    }
+    /* Not before: one that stays, because streams of it are open and only httpd can close them, would be found again. */
+    for (i = 0; i < adopted->nelts; i++) {
+        cs_journal_close(APR_ARRAY_IDX(adopted, i, cs_journal_t *));
     }
     if (rc != CTL_USAGE) {
         printf(ctl->json ? "{\"chains\":%" PRIu64 ",\"facts\":%" PRIu64 "}\n"

@@ -73,12 +73,13 @@ static const command_t commands[] = {
      "Creates what is missing of the schema. Harmless when all is there.\n"},
     {"status", NULL, ctl_status, OPT_DB, 0, 0, "status --db DRIVER:PARAMS [--state DIR] [--json]",
      "Schema version, sessions by status, audit rows and chains; with --state what waits in journals.\n"},
-    {"flags", "get", ctl_flags_get, OPT_FILE, 0, 0, "flags get --file PATH [--json]",
-     "What the flag file overrides.\n"},
+    {"flags", "get", ctl_flags_get, OPT_FILE, 0, 0, "flags get [--file PATH] [--json]",
+     "What the flag file overrides. Without --file it is the one that CHATSTREAM_FLAG_FILE names.\n"},
     {"flags", "set", ctl_flags_set, OPT_FILE, 0, 1,
-     "flags set --file PATH [--state DIR] [profile=NAME ...] [enabled=on|off] [rollout=PCT]",
+     "flags set [--file PATH] [--state DIR] [profile=NAME ...] [enabled=on|off] [rollout=PCT]",
      "Changes the flag file in one step; the server follows within 2 s. A value that is empty removes the member.\n"
-     "With profile= the values are those profiles', else everybody's. With --state an audit row tells of it.\n"},
+     "With profile= the values are those profiles', else everybody's. With --state an audit row tells of it.\n"
+     "Without --file it is the one that CHATSTREAM_FLAG_FILE names.\n"},
     {"journal", "show", ctl_journal_show, OPT_STATE, OPT_WITH_TEXT, 0,
      "journal show --state DIR [--with-text] [--json]",
      "One line for each fact in the journals. Messages and answers only with --with-text.\n"},
@@ -149,6 +150,7 @@ static int help_all(void)
         "\n  --db DRIVER:PARAMS  sqlite3:/path/cs.db, 'pgsql:host=… dbname=…', 'mysql:host=…,dbname=…': apr_dbd's own\n"
         "                      names and parameters; from CHATSTREAM_DB when it is not given\n"
         "  --state DIR         ChatStreamStateDir\n"
+        "  --file PATH         ChatStreamFlagFile; from CHATSTREAM_FLAG_FILE when it is not given\n"
         "  --json              JSON instead of text\n"
         "  --help              this, or behind a command what that one does\n"
         "  --version\n\n"
@@ -295,7 +297,7 @@ static const command_t *find_command(ctl_t *ctl)
 static int check_use(const ctl_t *ctl, const command_t *command, int given)
 {
     int allowed = command->needs | command->takes | OPT_ANYWHERE;
-    int has = given | (ctl->db != NULL ? OPT_DB : 0);
+    int has = given | (ctl->db != NULL ? OPT_DB : 0) | (ctl->file != NULL ? OPT_FILE : 0);
     int bit;
 
     if (!command->takes_words && ctl->words_count > 0) {
@@ -307,13 +309,22 @@ static int check_use(const ctl_t *ctl, const command_t *command, int given)
                                command->sub != NULL ? command->sub : "", option_name(bit));
         }
         if ((command->needs & bit) && !(has & bit)) {
-            return ctl_misused(bit == OPT_STATE ? "%s%s%s needs --%s: an audit row needs a chain, and chains are there"
-                                                : "%s%s%s needs --%s",
+            return ctl_misused(bit == OPT_STATE  ? "%s%s%s needs --%s: an audit row needs a chain, and chains are there"
+                               : bit == OPT_FILE ? "%s%s%s needs --%s, or CHATSTREAM_FLAG_FILE in the environment"
+                                                 : "%s%s%s needs --%s",
                                command->name, command->sub != NULL ? " " : "", command->sub != NULL ? command->sub : "",
                                option_name(bit));
         }
     }
     return CTL_OK;
+}
+
+/* What is set to nothing is not set. */
+static const char *from_environment(const char *name)
+{
+    const char *value = getenv(name);
+
+    return value != NULL && *value != '\0' ? value : NULL;
 }
 
 static int run(ctl_t *ctl, int argc, char **argv)
@@ -353,7 +364,8 @@ int main(int argc, char **argv)
     }
     memset(&ctl, 0, sizeof(ctl));
     ctl.before = -1;
-    ctl.db = getenv("CHATSTREAM_DB");
+    ctl.db = from_environment("CHATSTREAM_DB");
+    ctl.file = from_environment("CHATSTREAM_FLAG_FILE");
     apr_pool_create(&ctl.pool, NULL);
     apr_dbd_init(ctl.pool);
     rc = run(&ctl, argc, argv);

@@ -8,7 +8,7 @@ use strict;
 use warnings;
 use utf8;
 use Exporter 'import';
-use Bench::Servers ();
+use Bench::Servers qw(is_chatstream variant);
 
 our @EXPORT_OK = qw(report);
 
@@ -101,6 +101,51 @@ sub growth_table {
         "÷ $plans->[0]{size} streams", '÷ nginx', 'delay p99 ms', '% of rate', 'failed'], @rows);
 }
 
+sub churn_table {
+    my ($load, $plan, $by, @names) = @_;
+    my @rows = map {
+        my $r = $by->{$_};
+        [$Bench::Servers::title{$_}, num(med($r, 'us_stream'), 0), num(med($r, 'us_event'), 1), num(med($r, 'per_s'), 0),
+            ms(med($r, 'p50')), ms(med($r, 'p99')), failures($r)]
+    } @names;
+    return table("$load: $plan->{label}, beginning and ending all the time", ['server', 'CPU µs/stream', 'CPU µs/event',
+        'streams/s', 'delay p50 ms', 'delay p99 ms', 'failed'], @rows);
+}
+
+sub sustained_table {
+    my ($load, $plan, $by, @names) = @_;
+    my @rows = map {
+        my $r = $by->{$_};
+        my $drain = med($r, 'full_drain');
+        [$Bench::Servers::title{$_}, num(med($r, 'held_per_s'), 0), num(med($r, 'lost_per_s'), 0),
+            num(med($r, 'full_per_s'), 0), num(med($r, 'full_behind'), 0), num($drain, 1), failures($r)]
+    } @names;
+    return table("$load: sustained, $plan->{label}", ['server', 'streams/s held', 'not held', 'streams/s without pause',
+        'records behind at its end, streams', 's until they are there', 'failed'], @rows);
+}
+
+# One row for each variant and load: against the plain module in the same round. CPU is httpd's, up to the last record.
+sub cost_table {
+    my ($meta, $plans, $result, @names) = @_;
+    my @rows;
+    for my $plan (map { @{ $plans->{$_} } } @{ $meta->{loads} }) {
+        my $by = $result->{ $plan->{label} } // next;
+        my ($plain, $unit) = ($by->{chatstream}, $plan->{kind} eq 'burst' ? 'us_stream' : 'us_event');
+        next if $plan->{kind} !~ /^(?:burst|steady)$/ || !grep { $by->{$_} && %{ variant($_) } } @names;
+        for my $name (grep { $by->{$_} && is_chatstream($_) } @names) {
+            my $r = $by->{$name};
+            my ($cpu, $per, $digits) = (med($r, $unit), $unit eq 'us_event' ? ('event', 1) : ('stream', 0));
+            push @rows, [$plan->{short}, $Bench::Servers::title{$name},
+                defined $cpu ? num($cpu, $digits) . " /$per" : '–',
+                num(ratio($r, $plain, $unit), 2), num(med($r, 'db_stream'), 0), ms(med($r, 'p99')),
+                num(ratio($r, $plain, 'p99'), 2), num(med($r, 'drain'), 1), failures($r)];
+        }
+    }
+    return '' if !@rows;
+    return table('What the gate and the records cost', ['load', 'server', 'CPU µs', '÷ plain', 'CPU of PostgreSQL µs/stream',
+        'delay p99 ms', '÷ plain', 'records complete after s', 'failed'], @rows);
+}
+
 sub goal {
     my ($what, $figure, $limit, $digits) = @_;
     return if !defined $figure;
@@ -131,8 +176,13 @@ sub goals {
             ratio($many, $few, 'us_event'), 1.1, 2);
         push @goals, goal("the same, each first ÷ nginx", $beside / $base, 1.1, 2) if $base && $beside;
     }
+    for my $plan ($plans->{load1}[0], $plans->{load5}[0]) {
+        my ($frozen, $works) = @{ $result->{ $plan->{label} } // {} }{qw(chatstream-frozen chatstream-pgsql)};
+        push @goals, goal("added delay p99 with PostgreSQL frozen ÷ undisturbed, $plan->{short}",
+            ratio($frozen, $works, 'p99'), 1.1, 2);
+    }
     my ($ran, $failed) = (0, 0);
-    for my $rounds (grep { $_ } map { $_->{chatstream} } values %$result) {
+    for my $rounds (grep { $_ } map { my $by = $_; map { $by->{$_} } grep { is_chatstream($_) } keys %$by } values %$result) {
         $ran = 1;
         $failed += failures($rounds);
     }
@@ -174,7 +224,8 @@ sub notes {
 sub report {
     my ($meta, $plans, $result, $names) = @_;
     my $text = "# Side by side, $meta->{date}\n\n$meta->{about}\n\n";
-    my %make = (load1 => \&steady_table, load2 => \&burst_table, load3 => \&idle_table);
+    my %make = (load1 => \&steady_table, load2 => \&burst_table, load3 => \&idle_table, load5 => \&churn_table,
+        load6 => \&sustained_table);
     for my $load (@{ $meta->{loads} }) {
         my @plans = @{ $plans->{$load} };
         my @ran = grep { my $n = $_; grep { $result->{ $_->{label} }{$n} } @plans } @$names;
@@ -182,7 +233,7 @@ sub report {
         $text .= $load eq 'load4' ? growth_table($load, \@plans, $result, @ran)
             : join '', map { $make{$load}->($load, $_, $result->{ $_->{label} }, @ran) } @plans;
     }
-    return $text . goals($plans, $result) . notes($result);
+    return $text . cost_table($meta, $plans, $result, @$names) . goals($plans, $result) . notes($result);
 }
 
 1;

@@ -5,25 +5,47 @@ package Bench::Servers;
 # log on for nginx and both httpd variants in the same format, requests never limited by the configuration.
 #
 # A plan holds what a configuration depends on: streams (at once), children, query (of the upstream's /sse),
-# warm (query of the short warm-up answers).
+# warm (query of the short warm-up answers), keep (seconds that an ended stream can be read again).
+#
+# chatstream-* are mod_chatstream with more of it switched on; what that costs is told against the plain one.
 
 use strict;
 use warnings;
 use utf8;
 use Exporter 'import';
+use Digest::SHA ();
+use JSON::PP ();
+use MIME::Base64 ();
 use POSIX qw(ceil);
+use Bench::Records qw(lacks_database database);
 
-our @EXPORT_OK = qw(servers missing command paths);
+our @EXPORT_OK = qw(servers missing command paths headers is_chatstream variant);
 
 our %title = (
     relay      => 'bare epoll relay (floor)',
     nginx      => 'nginx, `proxy_buffering off`',
     proxy      => 'httpd mod_proxy_http, `flushpackets=on`',
     chatstream => 'httpd mod_chatstream',
+    'chatstream-gate'   => 'mod_chatstream, every gate check',
+    'chatstream-sqlite' => 'mod_chatstream, all records in SQLite',
+    'chatstream-pgsql'  => 'mod_chatstream, all records in PostgreSQL',
+    'chatstream-frozen' => 'the same, PostgreSQL frozen',
     node       => 'Node, hand-written relay',
 );
 
-sub servers { return qw(relay nginx proxy chatstream node) }
+my %variant = (
+    'chatstream-gate'   => { gate => 1 },
+    'chatstream-sqlite' => { records => 'sqlite' },
+    'chatstream-pgsql'  => { records => 'pgsql' },
+    'chatstream-frozen' => { records => 'pgsql', frozen => 1 },
+);
+
+sub servers { return (qw(relay nginx proxy chatstream), map({ "chatstream-$_" } qw(gate sqlite pgsql frozen)), 'node') }
+
+# What is switched on in addition: gate, records (where to), frozen. Empty for everybody else.
+sub variant { my ($name) = @_; return $variant{$name} // {} }
+
+sub is_chatstream { my ($name) = @_; return $name =~ /^chatstream(?:-|$)/ }
 
 sub find_program {
     my (@names) = @_;
@@ -52,14 +74,15 @@ sub missing {
     return find_program('nginx') ? undef : 'nginx is not installed'      if $name eq 'nginx';
     return find_program('node')  ? undef : 'node is not installed'       if $name eq 'node';
     return 'httpd is not installed' if !find_program('apache2', 'httpd') || !module_dir($env);
-    return "$env->{module} is not built" if $name eq 'chatstream' && !-e $env->{module};
-    return;
+    return "$env->{module} is not built" if is_chatstream($name) && !-e $env->{module};
+    my $records = variant($name)->{records};
+    return $records ? lacks_database($records) : undef;
 }
 
 # What the client asks: everybody passes the upstream's own path on, mod_chatstream has its own.
 sub paths {
     my ($name, $plan) = @_;
-    return ('/stream?message=hi', '/warm?message=hi') if $name eq 'chatstream';
+    return ('/stream?message=hi', '/warm?message=hi') if is_chatstream($name);
     return ("/sse?$plan->{query}", "/sse?$plan->{warm}");
 }
 
@@ -169,24 +192,69 @@ ProxyPass "/" "http://127.0.0.1:$upstream/" flushpackets=on
 END
 }
 
-sub record_conf {
+# ---- the gate ----
+
+use constant ORIGIN => 'https://bench.example';
+
+sub base64url { my ($bytes) = @_; return MIME::Base64::encode_base64url($bytes) }
+
+# One secret and one token for the run, which outlives it by far.
+sub token {
+    my ($env) = @_;
+    $env->{secret} //= 'a secret of the benchmark and of nothing else';
+    return $env->{token} //= do {
+        my $json = JSON::PP->new->canonical;
+        my %claims = (sub => 'anna', email => 'anna@bench.example', role => 'user', iat => time - 60, exp => time + 31_536_000);
+        my $input = base64url($json->encode({ alg => 'HS256', typ => 'JWT' })) . '.' . base64url($json->encode(\%claims));
+        "$input." . base64url(Digest::SHA::hmac_sha256($input, $env->{secret}));
+    };
+}
+
+# More request headers, as one argument of the load client, which puts it between two line ends as it is.
+sub headers {
+    my ($env, $name) = @_;
+    return if !variant($name)->{gate};
+    return ('--header', join "\r\n", 'Authorization: Bearer ' . token($env), 'Origin: ' . ORIGIN);
+}
+
+# Every check of the gate is asked and lets everybody in: server-wide lines, lines for each location.
+sub gate_conf {
     my ($env, $dir) = @_;
-    return '' if !$env->{record};
-    my $load = load_modules($env, 'dbd');
-    return <<"END";
-$load
-DBDriver sqlite3
-DBDParams "$dir/run/bench.db"
-ChatStreamRecord sessions
+    token($env);
+    my $key = write_file("$dir/jwt-secret", $env->{secret});
+    my $flags = write_file("$dir/flags.json", '{"enabled":true}');
+    return ("ChatStreamFlagFile $flags\n", <<"END");
+    ChatStreamRollout 99.99
+    ChatStreamCohort somebody-else
+    ChatStreamCORS @{[ORIGIN]}
+    ChatStreamAuth required
+    ChatStreamJWTKey HS256 $key
+    ChatStreamRateLimit 100000/60
+    ChatStreamMaxPerUser 100000
 END
 }
 
+# ---- records ----
+
+sub records_conf {
+    my ($env, $dir, $kind) = @_;
+    my $server = '';
+    if ($kind eq 'pgsql') {
+        my $database = database($env->{tmp});
+        $server = load_modules($env, 'dbd') . 'DBDriver ' . $database->driver . "\nDBDParams \"" . $database->params . "\"\n";
+    }
+    return ("${server}ChatStreamStateDir $dir/run/chatstream\n", "    ChatStreamRecord sessions transcript audit\n");
+}
+
 sub chatstream_conf {
-    my ($env, $dir, $port, $upstream, $plan) = @_;
+    my ($env, $dir, $port, $upstream, $plan, $variant) = @_;
     my $children = $plan->{children} // 1;
     my $factor = ceil($plan->{streams} * 2 / 64) + 4;
     my $load = load_modules($env, 'watchdog');
-    return httpd_common($env, $dir, $port, 64, $children, $factor) . <<"END" . record_conf($env, $dir);
+    my @more = $variant->{gate} ? gate_conf($env, $dir)
+        : $variant->{records} ? records_conf($env, $dir, $variant->{records}) : ('', '');
+    my $replay = $plan->{keep} ? "ChatStreamReplay 256k $plan->{keep}" : '';
+    return httpd_common($env, $dir, $port, 64, $children, $factor) . <<"END";
 $load
 LoadModule chatstream_module $env->{module}
 ChatStreamMaxStreams $plan->{slots}
@@ -194,13 +262,18 @@ ChatStreamArena $plan->{arena}
 ChatStreamEnabled On
 ChatStreamMaxPerUser 0
 ChatStreamTimeout 900 headers=60 first-token=900 idle=900
+$replay
+$more[0]
 <Location /stream>
     SetHandler chatstream
     ChatStreamUpstream http://127.0.0.1:$upstream/sse?$plan->{query} dialect=sse
-</Location>
+$more[1]</Location>
 <Location /warm>
     SetHandler chatstream
     ChatStreamUpstream http://127.0.0.1:$upstream/sse?$plan->{warm} dialect=sse
+$more[1]</Location>
+<Location /health>
+    SetHandler chatstream-health
 </Location>
 END
 }
@@ -224,7 +297,7 @@ sub command {
         chown $uid, $gid, "$dir/run" if defined $uid;
     }
     my $text = $name eq 'proxy' ? proxy_conf($env, $dir, $port, $upstream, $plan)
-        : chatstream_conf($env, $dir, $port, $upstream, $plan);
+        : chatstream_conf($env, $dir, $port, $upstream, $plan, variant($name));
     my $conf = write_file("$dir/httpd.conf", $text);
     return (find_program('apache2', 'httpd'), '-f', $conf, '-DFOREGROUND');
 }

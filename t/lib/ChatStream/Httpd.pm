@@ -332,7 +332,7 @@ sub connect_to
 # ---- file descriptors --------------------------------------------------------------------------------------------------
 
 # Files of the recorder and of SQLite: they come and go with what there is to write down.
-my $RECORDS = qr/\.(?:journal|open|lock|done|head|corrupt|refused)(?: \(deleted\))?$|\.(?:sqlite|db)(?:-wal|-shm|-journal)?(?: \(deleted\))?$/;
+my $RECORDS = qr/\/state$|\.(?:journal|open|lock|done|head|corrupt|refused)(?: \(deleted\))?$|\.(?:sqlite|db)(?:-wal|-shm|-journal)?(?: \(deleted\))?$/;
 
 # What a child holds open: { client => connections on our ports, records => files of the recorder and connections to the
 # database, other => everything else }. Connections to the upstreams (`ports`) are not counted: libcurl keeps idle ones for

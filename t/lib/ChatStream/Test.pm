@@ -356,7 +356,7 @@ my $SLACK = 4;
 
 # The recorder's own: journal, its lock, the open list, the database with its log and shared memory, those of a dead child it has
 # adopted, and one being opened anew.
-my $RECORDS = 12;
+my $RECORDS = 16;
 
 sub _leaked_descriptors
 {
