@@ -62,8 +62,8 @@ static const char *set_text(cmd_parms *cmd, void *dir, const char *text)
 /* What becomes a column and a label. */
 static const char *set_name(cmd_parms *cmd, void *dir, const char *text)
 {
-    if (strlen(text) > 127 || !cs_utf8_valid(text, strlen(text))) {
-        return complain(cmd, "the name is longer than 127 bytes or not UTF-8");
+    if (strlen(text) > 255 || !cs_utf8_valid(text, strlen(text))) {
+        return complain(cmd, "the name is longer than 255 bytes or not UTF-8");
     }
     return set_text(cmd, dir, text);
 }

@@ -903,12 +903,12 @@ static void test_competitors(void)
 
     for (int round = 0; round < ROUNDS; round++) {
         cs_journal_t *journal = create(CS_SYNC_OFF);
-        int won = 0, go[2];
+        int won = 0, go[2], tried[2]; /* tried: a byte from each that did not get it */
         pid_t pids[RIVALS];
 
         append(journal, 1, NULL);
         cs_journal_close(journal);
-        if (pipe(go) != 0) {
+        if (pipe(go) != 0 || pipe(tried) != 0) {
             break;
         }
         fflush(stdout);
@@ -928,15 +928,21 @@ static void test_competitors(void)
                         cs_journal_close(journal);
                     }
                     else {
-                        usleep(20000);
+                        char others[RIVALS];
+
+                        close(tried[1]);                   /* one that died without a word is an end of file */
+                        for (int k = 1; k < RIVALS; k++) { /* holds it until all have tried */
+                            bad = bad || read(tried[0], others, 1) != 1;
+                        }
                     }
                     _exit(bad ? 2 : 1);
                 }
-                _exit(0);
+                _exit(write(tried[1], "", 1) == 1 ? 0 : 3);
             }
         }
         close(go[0]);
         close(go[1]);
+        close(tried[1]);
         for (int i = 0; i < RIVALS; i++) {
             int status;
 
@@ -949,6 +955,7 @@ static void test_competitors(void)
             /* The adopter died after it appended: the next one has both. */
             wrong += !drain(&seen) || seen.facts != 2 || seen.broken || seen.last != 2 + round || seen.tip.seq < 1;
         }
+        close(tried[0]);
         wrong += count_files(".lock") != 0 || count_files(".journal") != 0;
         empty_dir();
     }
