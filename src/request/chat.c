@@ -16,6 +16,7 @@
 #include "limits.h"
 #include "params_read.h"
 #include "redact.h"
+#include "telling.h"
 
 APLOG_USE_MODULE(chatstream);
 
@@ -144,36 +145,6 @@ static int serve(chat_t *chat)
     return status;
 }
 
-/* ---- telling ----------------------------------------------------------------------------------------------------- */
-
-/* NULL: the user is not whom a token names. One of another user may have come along (AuthType Basic, and a token as parameter). */
-static cs_claims_t *claims_of(const cs_identity_t *identity)
-{
-    return identity->who == CS_WHO_TOKEN ? identity->claims : NULL;
-}
-
-static cs_person_t person_of(request_rec *r, const cs_identity_t *identity)
-{
-    cs_person_t person = {NULL, NULL, r->useragent_ip};
-
-    if (identity->who != CS_WHO_ADDRESS) {
-        person.name = identity->user;
-        person.email = claims_of(identity) ? cs_claims_text(claims_of(identity), "email") : NULL;
-        if (person.email && strlen(person.email) > CS_PARAMS_EMAIL_MAX) {
-            person.email = NULL; /* no address is that long, and no column that wide */
-        }
-    }
-    return person;
-}
-
-static void tell(request_rec *r, const cs_dir_config_t *conf, const cs_identity_t *identity, cs_incident_e kind,
-                 const char *stream_id, const char *code)
-{
-    const cs_incident_t incident = {kind, conf, person_of(r, identity), stream_id, code, NULL};
-
-    cs_tell_incident(&incident);
-}
-
 static void tell_reconnect(const chat_t *chat)
 {
     apr_time_t created_at;
@@ -184,43 +155,7 @@ static void tell_reconnect(const chat_t *chat)
     cs_log_count_reconnect(cs_stream_log(), chat->cursor.slot);
     cs_log_slot_info(cs_stream_log(), chat->cursor.slot, &uuid, &created_at, &format);
     cs_uuid_format(id, &uuid);
-    tell(chat->r, chat->conf, chat->identity, CS_INCIDENT_RECONNECT, id, NULL);
-}
-
-/* What a refusal by the gate is in the audit trail; failures of our own and of the request's form are none. */
-static void tell_refusal(request_rec *r, const cs_dir_config_t *conf, const cs_identity_t *identity,
-                         const cs_result_t *refusal)
-{
-    static const struct {
-        const char *code;
-        cs_incident_e kind;
-    } kinds[] = {
-        {"rate_limited", CS_INCIDENT_RATE_LIMITED},
-        {"too_many_streams", CS_INCIDENT_DENIED},
-        {"streaming_disabled", CS_INCIDENT_DENIED},
-    };
-    size_t i;
-
-    if (identity->refusal.status && refusal->code == identity->refusal.code
-        && refusal->status != HTTP_SERVICE_UNAVAILABLE) {
-        tell(r, conf, identity, CS_INCIDENT_AUTH_FAILED, NULL, refusal->code);
-        return;
-    }
-    for (i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
-        if (!strcmp(refusal->code, kinds[i].code)) {
-            tell(r, conf, identity, kinds[i].kind, NULL, refusal->code);
-        }
-    }
-}
-
-static int refuse_as(request_rec *r, const cs_dir_config_t *conf, const cs_identity_t *identity,
-                     const cs_result_t *refusal)
-{
-    if (refusal->status == identity->refusal.status && refusal->code == identity->refusal.code) {
-        cs_identity_challenge(r, identity);
-    }
-    tell_refusal(r, conf, identity, refusal);
-    return cs_response_problem(r, refusal);
+    cs_telling_incident(chat->r, chat->conf, chat->identity, CS_INCIDENT_RECONNECT, id, NULL);
 }
 
 /* ---- resume ------------------------------------------------------------------------------------------------------ */
@@ -260,7 +195,7 @@ static int resume(chat_t *chat, const char *event_id)
  */
 static void question_of(const chat_t *chat, cs_question_t *question)
 {
-    cs_claims_t *claims = claims_of(chat->identity);
+    cs_claims_t *claims = cs_identity_claims(chat->identity);
 
     question->message = chat->params.message;
     question->history = chat->params.history;
@@ -274,7 +209,7 @@ static void question_of(const chat_t *chat, cs_question_t *question)
 /* Mono; 0: the stream may outlive its token. */
 static apr_time_t expiry_of(const chat_t *chat)
 {
-    const cs_claims_t *claims = claims_of(chat->identity);
+    const cs_claims_t *claims = cs_identity_claims(chat->identity);
     apr_time_t expiry = claims ? cs_claims_expiry(claims) : 0;
 
     return chat->conf->auth_expires && expiry ? cs_clock_mono() + (expiry + chat->conf->leeway - apr_time_now()) : 0;
@@ -307,7 +242,7 @@ static int begin_stream(chat_t *chat)
         .slot = chat->cursor.slot,
         .conf = chat->conf,
         .server = chat->r->server,
-        .person = person_of(chat->r, chat->identity),
+        .person = cs_telling_person(chat->r, chat->identity),
         .connection_id = connection_id,
         .conversation_id = chat->params.conversation_id,
         .message = chat->params.message,
@@ -411,7 +346,7 @@ static int pass(chat_t *chat, cs_gate_list_e list)
 
     cs_limits_tell(chat->r, &chat->asked);
     if (passed && chat->identity->claims) {
-        tell(chat->r, chat->conf, chat->identity, CS_INCIDENT_AUTH_OK, NULL, NULL);
+        cs_telling_incident(chat->r, chat->conf, chat->identity, CS_INCIDENT_AUTH_OK, NULL, NULL);
     }
     return passed;
 }
@@ -419,7 +354,7 @@ static int pass(chat_t *chat, cs_gate_list_e list)
 static int ask_anew(chat_t *chat)
 {
     if (!pass(chat, chat->r->header_only ? CS_GATE_LOOK : CS_GATE_NEW)) {
-        return refuse_as(chat->r, chat->conf, chat->identity, &chat->asked.refusal);
+        return cs_telling_refuse(chat->r, chat->conf, chat->identity, &chat->asked.refusal);
     }
     if (chat->r->header_only) {
         return answer_head(chat);
@@ -458,39 +393,7 @@ int cs_request_chat(request_rec *r, const cs_dir_config_t *conf, cs_kind_e kind)
     }
     if (event_id && *event_id && kind == CS_KIND_STREAM && !result.status) {
         return pass(&chat, CS_GATE_OLD) ? resume(&chat, event_id)
-                                        : refuse_as(r, conf, chat.identity, &chat.asked.refusal);
+                                        : cs_telling_refuse(r, conf, chat.identity, &chat.asked.refusal);
     }
     return ask_anew(&chat);
-}
-
-/* Leaving is not cancelling; this is. Asking twice is asking once. */
-int cs_request_cancel(request_rec *r, const cs_dir_config_t *conf)
-{
-    const char *stream_id, *json;
-    const cs_identity_t *identity;
-    cs_params_t params;
-    cs_result_t result;
-    cs_state_e state;
-    cs_uuid_t id;
-
-    cs_params_read(r, conf->max_message, &params, &result);
-    identity = cs_identity_of(r, conf, params.body_token);
-    cs_redact_request(r);
-    if (result.status) {
-        return cs_response_problem(r, &result);
-    }
-    if (identity->refusal.status) {
-        return refuse_as(r, conf, identity, &identity->refusal);
-    }
-    stream_id = params.stream_id ? params.stream_id : apr_table_get(r->headers_in, "X-Stream-Id");
-    if (!stream_id || cs_uuid_parse(&id, stream_id, strlen(stream_id))) {
-        return refuse(r, HTTP_BAD_REQUEST, "bad_request", "stream_id is missing or is not an id.", 0);
-    }
-    if (cs_log_cancel(cs_stream_log(), &id, cs_identity_key(r, identity), &state)) {
-        return refuse(r, HTTP_GONE, "gone", "The stream is not kept any more.", 0);
-    }
-    tell(r, conf, identity, CS_INCIDENT_CANCEL, apr_pstrdup(r->pool, stream_id), NULL);
-    json = apr_psprintf(r->pool, "{\"stream_id\":\"%s\",\"status\":\"%s\"}\n", apr_pstrdup(r->pool, stream_id),
-                        cs_state_is_end(state) ? cs_state_name(state) : "cancelled");
-    return cs_response_json(r, HTTP_OK, json, strlen(json));
 }
